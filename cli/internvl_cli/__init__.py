@@ -1,0 +1,1 @@
+"""The `internvl` command: joins the command groups that each package registers."""

@@ -1,0 +1,1 @@
+"""The control plane: turns InternVLTraining objects into chained training jobs."""

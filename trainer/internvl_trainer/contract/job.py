@@ -1,0 +1,113 @@
+"""The job config: everything that one attempt of one stage needs to know, written by the operator into a ConfigMap.
+
+Nothing in it is secret: credentials for the object store come from the environment (boto3's standard chain).
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from internvl_trainer.contract.base import Component, Contract, RunIdentity
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.manifest import ManifestRef, ParallelLayout
+
+CONFIG_FILE = "job.json"
+"""Name of the job config inside the ConfigMap and inside CONFIG_FOLDER."""
+
+CONFIG_FOLDER = "/etc/internvl"
+"""Where the ConfigMap is mounted in a trainer pod."""
+
+PROGRESS_CA_FILE = "progress-ca.crt"
+"""Name of the progress endpoint's CA certificate in the same ConfigMap."""
+
+
+class StorageConfig(Contract):
+    """Where checkpoints go. `uri` is s3://bucket/prefix or file:///folder; endpoint and region default to AWS's own."""
+
+    uri: str = Field(pattern=r"^(s3|file)://.+")
+    endpoint_url: str | None = None
+    region: str | None = None
+    path_style: bool = Field(default=True, description="most S3-compatible stores need it; AWS takes both")
+
+
+class DataConfig(Contract):
+    """What a stage trains on: InternVL's own meta JSON and a Hugging Face tokenizer folder.
+
+    A pack holds at most `pack_tokens` tokens and `pack_tiles` tiles, both inclusive.
+    """
+
+    meta: str = Field(description="URI of the meta JSON, s3:// or file:// or a path")
+    tokenizer: str = Field(description="URI of a folder with tokenizer.json")
+    max_tiles: int = Field(default=12, ge=1, description="n_max where the meta JSON has no max_dynamic_patch")
+    thumbnail: bool = True
+    pack_tokens: int = Field(default=16384, ge=1)
+    pack_tiles: int = Field(default=48, ge=1)
+    seed: int = 42
+
+
+class OptimizationConfig(Contract):
+    """AdamW under a cosine schedule. `global_batch` counts packs per optimizer step over the whole job."""
+
+    steps: int = Field(ge=1, description="optimizer steps after which the stage is done")
+    schedule_steps: int | None = Field(default=None, ge=1, description="length of the cosine; default: steps")
+    warmup_steps: int = Field(default=0, ge=0)
+    peak_lr: float = Field(gt=0)
+    min_lr: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip_grad_norm: float = Field(default=1.0, ge=0)
+    global_batch: int = Field(ge=1)
+    loss_reweighting: Literal["token", "sample", "square"] = "square"
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = 42
+
+
+class CheckpointConfig(Contract):
+    """When to save. A stage always ends with a checkpoint; `publish` names components offered to other runs."""
+
+    every_steps: int = Field(ge=1)
+    publish: tuple[Component, ...] = ()
+
+
+class ProgressConfig(Contract):
+    """Where to report progress. Files are paths inside the pod."""
+
+    url: str
+    ca_file: str | None = None
+    token_file: str | None = None
+    interval_seconds: float = Field(default=5.0, gt=0)
+
+
+class JobConfig(Contract):
+    """One attempt of one stage."""
+
+    format: Literal["internvl-job/v1"] = "internvl-job/v1"
+    run: RunIdentity
+    stage: str
+    attempt: int = Field(ge=1)
+    model: ModelGeometry
+    layout: ParallelLayout
+    trainable: tuple[Component, ...] = Field(min_length=1)
+    init: dict[Component, ManifestRef] = Field(
+        default_factory=dict,
+        description="checkpoint or component manifest each component starts from; absent: random initialisation. "
+        "Ignored where the stage has a complete checkpoint of its own to resume from",
+    )
+    data: DataConfig
+    optimization: OptimizationConfig
+    checkpoint: CheckpointConfig
+    storage: StorageConfig
+    progress: ProgressConfig | None = None
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "JobConfig":
+        batch, data = self.optimization.global_batch, self.layout.data
+        if batch % data:
+            raise ValueError(
+                f"global_batch is {batch} packs, which {data} data-parallel replicas cannot share evenly; "
+                f"use a multiple of {data}"
+            )
+        return self
