@@ -42,9 +42,7 @@ class LanguageGeometry(Contract):
     kv_heads: int = Field(ge=1)
     head_dim: int = Field(ge=1)
     ffn: int = Field(ge=1)
-    vocab_size: int = Field(
-        ge=1, description="rows of the embedding in the published checkpoint, not padded for TP"
-    )
+    vocab_size: int = Field(ge=1, description="rows of the embedding in the published checkpoint, not padded for TP")
     rope_theta: float = 1e6
     norm_eps: float = 1e-6
     qkv_bias: bool = True
@@ -57,9 +55,7 @@ class ModelGeometry(Contract):
     name: str
     vision: VisionGeometry
     language: LanguageGeometry
-    downsample_ratio: float = Field(
-        default=0.5, description="pixel unshuffle: 0.5 merges 2x2 patches into one token"
-    )
+    downsample_ratio: float = Field(default=0.5, description="pixel unshuffle: 0.5 merges 2x2 patches into one token")
     projector_norm_eps: float = 1e-5
 
     @property
@@ -104,23 +100,13 @@ def _tiny_language(layers: int, hidden: int) -> LanguageGeometry:
 MODELS: dict[str, ModelGeometry] = {
     model.name: model
     for model in (
-        ModelGeometry(
-            name="InternVL2_5-1B", vision=INTERN_VIT_300M, language=_qwen(24, 896, 14, 2, 64, 4864)
-        ),
+        ModelGeometry(name="InternVL2_5-1B", vision=INTERN_VIT_300M, language=_qwen(24, 896, 14, 2, 64, 4864)),
         ModelGeometry(name="InternVL2_5-2B", vision=INTERN_VIT_300M, language=_internlm(24, 2048, 16, 8192)),
-        ModelGeometry(
-            name="InternVL2_5-4B", vision=INTERN_VIT_300M, language=_qwen(36, 2048, 16, 2, 128, 11008)
-        ),
+        ModelGeometry(name="InternVL2_5-4B", vision=INTERN_VIT_300M, language=_qwen(36, 2048, 16, 2, 128, 11008)),
         ModelGeometry(name="InternVL2_5-8B", vision=INTERN_VIT_300M, language=_internlm(32, 4096, 32, 14336)),
-        ModelGeometry(
-            name="InternVL2_5-26B", vision=INTERN_VIT_6B, language=_internlm(48, 6144, 48, 16384, 5e7)
-        ),
-        ModelGeometry(
-            name="InternVL2_5-38B", vision=INTERN_VIT_6B, language=_qwen(64, 5120, 40, 8, 128, 27648)
-        ),
-        ModelGeometry(
-            name="InternVL2_5-78B", vision=INTERN_VIT_6B, language=_qwen(80, 8192, 64, 8, 128, 29568)
-        ),
+        ModelGeometry(name="InternVL2_5-26B", vision=INTERN_VIT_6B, language=_internlm(48, 6144, 48, 16384, 5e7)),
+        ModelGeometry(name="InternVL2_5-38B", vision=INTERN_VIT_6B, language=_qwen(64, 5120, 40, 8, 128, 27648)),
+        ModelGeometry(name="InternVL2_5-78B", vision=INTERN_VIT_6B, language=_qwen(80, 8192, 64, 8, 128, 29568)),
         ModelGeometry(name="tiny-8b-like", vision=TINY_VIT, language=_tiny_language(4, 192)),
         ModelGeometry(name="tiny-1b-like", vision=TINY_VIT, language=_tiny_language(4, 128)),
     )

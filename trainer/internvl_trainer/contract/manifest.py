@@ -29,9 +29,7 @@ class StoredObject(Contract):
     key: str
     size: int = Field(ge=0, description="bytes")
     sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-    crc32: str = Field(
-        default="", description="base64 of the full-object CRC32, as S3's x-amz-checksum-crc32 gives it"
-    )
+    crc32: str = Field(default="", description="base64 of the full-object CRC32, as S3's x-amz-checksum-crc32 gives it")
     etag: str = ""
 
 
