@@ -14,7 +14,7 @@ from internvl_trainer.contract.base import Component
 
 MANIFEST_NAME = "MANIFEST.json"
 METRICS_NAME = "metrics.jsonl"
-"""One line per optimizer step since the stage began; part of each checkpoint, so that a resumed stage keeps its past."""
+"""One line per optimizer step since the stage began; part of each checkpoint: a resumed stage keeps its past."""
 
 _CHECKPOINT = re.compile(r"(?P<stage>[^/]+)/step-(?P<step>\d{8,})/a(?P<attempt>\d+)/MANIFEST\.json$")
 

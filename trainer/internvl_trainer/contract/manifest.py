@@ -83,13 +83,16 @@ class Manifest(Contract):
     config_sha256: Sha256
     model: ModelGeometry
     layout: ParallelLayout
+    trainable: tuple[Component, ...] = Field(default=(), description="components that the stage's optimizer updates")
     components: dict[str, tuple[str, ...]]
     objects: tuple[StoredObject, ...]
     loss: LossSummary
     parents: dict[Component, ManifestRef] = Field(
         default_factory=dict, description="which manifest each component of the stage's start came from"
     )
-    vision_lineage: tuple[LineageEntry, ...] = ()
+    vision_lineage: tuple[LineageEntry, ...] = Field(
+        default=(), description="which checkpoints trained the vision encoder before this stage, oldest first"
+    )
 
     @property
     def is_final(self) -> bool:
@@ -115,4 +118,8 @@ class ComponentManifest(Contract):
     created_at: datetime
     vision: VisionGeometry
     tensors: tuple[str, ...]
-    lineage: tuple[LineageEntry, ...] = ()
+    lineage: tuple[LineageEntry, ...] = Field(
+        default=(),
+        description="vision only: its whole history, oldest first, with the source itself last where its stage "
+        "trained the vision encoder",
+    )
