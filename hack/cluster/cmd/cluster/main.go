@@ -4,23 +4,23 @@
 // The first argument, or the name that the binary is called by, picks the part; every other argument is that
 // part's own flag, exactly as upstream documents it:
 //
-//	cluster kube-apiserver --etcd-servers=http://127.0.0.1:23790 ...
+//	cluster kube-apiserver --etcd-servers=https://127.0.0.1:26379 ...
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
 
-	"context"
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
-	_ "k8s.io/component-base/logs/json/register"
-	_ "k8s.io/component-base/metrics/prometheus/clientgo"
-	_ "k8s.io/component-base/metrics/prometheus/version"
+	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // client metrics
+	_ "k8s.io/component-base/metrics/prometheus/version"  // version metric
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	manager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -29,7 +29,7 @@ import (
 )
 
 // parts maps each part's name to the function that runs it and returns its exit code.
-var parts = map[string]func(name string) int{
+var parts = map[string]func() int{
 	"etcd":                    runEtcd,
 	"kube-apiserver":          run(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": run(manager.NewControllerManagerCommand),
@@ -46,18 +46,19 @@ func main() {
 	}
 	part, known := parts[name]
 	if !known {
-		fmt.Fprintf(os.Stderr, "cluster: no part named %q; there are %s\n", name, strings.Join(names(), ", "))
+		fmt.Fprintf(os.Stderr, "cluster: no part is named %q; there are %s\n", name, strings.Join(names(), ", "))
 		os.Exit(2)
 	}
-	os.Exit(part(name))
+	os.Exit(part())
 }
 
-func run(command func() *cobra.Command) func(string) int {
-	return func(string) int { return cli.Run(command()) }
+// run defers the command's making until it is picked: a component registers its metrics and flags while it is made.
+func run(command func() *cobra.Command) func() int {
+	return func() int { return cli.Run(command()) }
 }
 
-// runEtcd never returns while etcd is well: etcdmain ends the process itself.
-func runEtcd(string) int {
+// runEtcd returns when etcd was told to stop; on an error etcdmain ends the process itself.
+func runEtcd() int {
 	etcdmain.Main(os.Args)
 	return 0
 }
