@@ -1,0 +1,80 @@
+"""The arithmetic of the process grid: does tensor * pipeline * data fit the nodes and the model?"""
+
+from typing import NamedTuple
+
+from internvl_operator.api.reasons import Reason
+from internvl_operator.api.spec import ParallelismSpec, StageSpec, TrainingSpec
+from internvl_operator.domain.problems import SpecProblem
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.manifest import ParallelLayout
+
+
+class Sizes(NamedTuple):
+    """What a stage runs on, and which field the user would change."""
+
+    parallelism: ParallelismSpec
+    nodes: int
+    processes_per_node: int
+    field: str
+    """Path of the parallelism that holds for the stage."""
+
+
+def sizes(spec: TrainingSpec, stage: StageSpec) -> Sizes:
+    """The sizes that hold for a stage: its own where it gives them, else the spec's."""
+    own = stage.resources
+    return Sizes(
+        parallelism=stage.parallelism or spec.parallelism,
+        nodes=(own and own.nodes) or spec.resources.nodes,
+        processes_per_node=(own and own.processes_per_node) or spec.resources.processes_per_node,
+        field=f"spec.stages[{stage.name}].parallelism" if stage.parallelism else "spec.parallelism",
+    )
+
+
+def layout(sizes: Sizes, model: ModelGeometry) -> tuple[ParallelLayout | None, list[SpecProblem]]:
+    """The process grid of a stage, and why there is none: exactly one of the two says something."""
+    tensor, pipeline = sizes.parallelism.tensor, sizes.parallelism.pipeline
+    world = sizes.nodes * sizes.processes_per_node
+    problems = _model_problems(sizes, model)
+    if world % (tensor * pipeline):
+        problems.append(
+            _problem(
+                f"{sizes.field}.tensor",
+                f"tensor {tensor} * pipeline {pipeline} = {tensor * pipeline} does not divide nodes {sizes.nodes} * "
+                f"processesPerNode {sizes.processes_per_node} = {world}",
+            )
+        )
+        return None, problems
+    data = world // (tensor * pipeline)
+    if sizes.parallelism.data not in (0, data):
+        problems.append(
+            _problem(
+                f"{sizes.field}.data",
+                f"is {sizes.parallelism.data}, but {world} processes / (tensor {tensor} * pipeline {pipeline}) = "
+                f"{data}; set 0 to have it derived",
+            )
+        )
+    return (None if problems else ParallelLayout(tensor=tensor, pipeline=pipeline, data=data)), problems
+
+
+def _model_problems(sizes: Sizes, model: ModelGeometry) -> list[SpecProblem]:
+    tensor, pipeline = sizes.parallelism.tensor, sizes.parallelism.pipeline
+    heads, layers = model.language.heads, model.language.layers
+    problems = []
+    if heads % tensor:
+        problems.append(
+            _problem(
+                f"{sizes.field}.tensor", f"{tensor} does not divide the {heads} heads of {model.name}'s language model"
+            )
+        )
+    if pipeline > layers:
+        problems.append(
+            _problem(
+                f"{sizes.field}.pipeline",
+                f"{pipeline} is more than the {layers} layers of {model.name}'s language model",
+            )
+        )
+    return problems
+
+
+def _problem(field: str, problem: str) -> SpecProblem:
+    return SpecProblem(field, problem, Reason.INVALID_PARALLELISM)

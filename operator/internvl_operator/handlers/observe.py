@@ -1,0 +1,140 @@
+"""Reads what one pass decides by, in the order that `domain.state` asks for: the run, its children, the stores."""
+
+import asyncio
+import base64
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from internvl_operator.adapters.gate import Gate
+from internvl_operator.adapters.kube import PODS, PYTORCH_JOBS, SECRETS, TRAININGS, Kubernetes
+from internvl_operator.adapters.kube_errors import KubernetesError
+from internvl_operator.adapters.object_store import ACCESS_KEY, SECRET_KEY, Credentials, StoreAddress
+from internvl_operator.adapters.progress import ProgressBoard
+from internvl_operator.api import labels
+from internvl_operator.api.reasons import Reason
+from internvl_operator.api.training import InternVLTraining
+from internvl_operator.domain import queries, vision
+from internvl_operator.domain.state import (
+    GateQuery,
+    GateResult,
+    Observed,
+    RunSource,
+    SourceQuery,
+    SourceReady,
+    SourceResult,
+    Unavailable,
+)
+from internvl_operator.handlers.runs import RunKey
+from internvl_operator.jobs.base import JobKind
+from internvl_operator.jobs.pods import observe_pods
+
+
+class Seen(NamedTuple):
+    """What a pass has read, and which other runs it depends on."""
+
+    observed: Observed
+    follows: frozenset[RunKey]
+
+
+class Observer:
+    """Puts together the facts about one run."""
+
+    def __init__(self, kube: Kubernetes, gate: Gate, job_kind: JobKind, board: ProgressBoard) -> None:
+        self._kube = kube
+        self._gate = gate
+        self._job_kind = job_kind
+        self._board = board
+
+    async def observe(self, training: InternVLTraining, *, rejection: str | None) -> Seen:
+        """Look at everything that concerns a run, which the caller has just read.
+
+        Args:
+            rejection: why the API server refused the run's last job, None once one was accepted.
+
+        Raises:
+            KubernetesError: the children cannot be listed.
+            MalformedChildError: a child lacks the labels that say which attempt it runs.
+        """
+        run, status = training.identity, training.status
+        mine = {labels.RUN_UID: run.uid}
+        job_bodies, pod_bodies = await asyncio.gather(
+            self._kube.list(PYTORCH_JOBS, run.namespace, mine), self._kube.list(PODS, run.namespace, mine)
+        )
+        jobs = tuple(self._job_kind.observe(body) for body in job_bodies)
+        pods = observe_pods(pod_bodies)
+        gates = queries.gate_queries(training.spec, run, status, jobs)
+        sources = queries.source_queries(training.spec, status)
+        address = await self._address(training) if gates or sources else StoreAddress()
+        observed = Observed(
+            run=run,
+            generation=training.metadata.generation,
+            status=status,
+            jobs=jobs,
+            live_pods=pods.live,
+            pod_failures=pods.failures,
+            gates={query.key: await self._checkpoint(address, query) for query in gates},
+            sources={query.component: await self._source(address, training, query) for query in sources},
+            progress=self._board.reports(run.uid),
+            rejection=rejection,
+            deleting=training.metadata.deletion_timestamp is not None,
+        )
+        named = (query.source for query in sources)
+        return Seen(
+            observed,
+            frozenset(RunKey(run.namespace, source.run) for source in named if isinstance(source, RunSource)),
+        )
+
+    async def _address(self, training: InternVLTraining) -> StoreAddress | Unavailable:
+        storage = training.spec.storage
+        address = StoreAddress(storage.endpoint_url, storage.region, storage.path_style)
+        if storage.secret_ref is None:
+            return address
+        name = storage.secret_ref.name
+        try:
+            secret = await self._kube.get(SECRETS, training.metadata.namespace, name)
+        except KubernetesError as error:
+            return Unavailable(f"Secret {name} of spec.storage.secretRef cannot be read: {error}")
+        if secret is None:
+            return Unavailable(f"Secret {name} of spec.storage.secretRef does not exist")
+        data = {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
+        credentials = Credentials.from_secret(data)
+        if credentials is None:
+            return Unavailable(f"Secret {name} of spec.storage.secretRef lacks {ACCESS_KEY} or {SECRET_KEY}")
+        return address._replace(credentials=credentials)
+
+    async def _checkpoint(self, address: StoreAddress | Unavailable, query: GateQuery) -> GateResult:
+        if isinstance(address, Unavailable):
+            return address
+        return await self._gate.final_checkpoint(address, query)
+
+    async def _source(
+        self, address: StoreAddress | Unavailable, training: InternVLTraining, query: SourceQuery
+    ) -> SourceResult:
+        if isinstance(address, Unavailable):
+            return address
+        if isinstance(query.source, RunSource):
+            return await self._offered(address, training, query, query.source)
+        return await self._gate.source(
+            address, query.component, query.source.uri,
+            waiting=Reason.WAITING_FOR_WEIGHTS, invalid=Reason.WEIGHTS_INVALID,
+        )  # fmt: skip
+
+    async def _offered(
+        self, address: StoreAddress, training: InternVLTraining, query: SourceQuery, source: RunSource
+    ) -> SourceResult:
+        namespace = training.metadata.namespace
+        try:
+            body = await self._kube.get(TRAININGS, namespace, source.run)
+            other = InternVLTraining.model_validate(body) if body else None
+        except KubernetesError as error:
+            return Unavailable(f"InternVLTraining {namespace}/{source.run} cannot be read: {error}")
+        except ValidationError:
+            return Unavailable(f"InternVLTraining {namespace}/{source.run} has a spec that this operator cannot read")
+        offer = vision.judge_source(source, run=training.identity, model=training.spec.model, other=other)
+        if not isinstance(offer, SourceReady):
+            return offer
+        return await self._gate.source(
+            address, query.component, offer.ref.uri,
+            waiting=Reason.WAITING_FOR_VISION, invalid=Reason.VISION_SOURCE_INVALID, sha256=offer.ref.sha256,
+        )  # fmt: skip

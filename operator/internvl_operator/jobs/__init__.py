@@ -1,0 +1,1 @@
+"""Child workloads behind one small interface: build the manifests of an attempt, observe what became of it."""

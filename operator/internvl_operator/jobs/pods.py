@@ -1,0 +1,88 @@
+"""What the pods of a run say: which of them still live, and how the others failed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from internvl_operator.api import labels
+from internvl_operator.domain.state import AttemptKey, PodFailure
+from internvl_operator.jobs.base import JsonObject, MalformedChildError
+from internvl_operator.jobs.pod import CONTAINER
+
+_MESSAGE_TAIL = 512
+"""Characters of a termination message that are kept: its end, since a traceback says last what went wrong."""
+
+
+class PodsSeen(NamedTuple):
+    """The pods of a run by attempt, in the form that `domain.state.Observed` takes."""
+
+    live: Mapping[AttemptKey, tuple[str, ...]]
+    failures: Mapping[AttemptKey, tuple[PodFailure, ...]]
+
+
+def observe_pods(pods: Iterable[JsonObject]) -> PodsSeen:
+    """Sort a run's pods into those that live (no container may run any more in the others) and those that failed.
+
+    Raises:
+        MalformedChildError: a pod does not carry the labels of an attempt.
+    """
+    live: defaultdict[AttemptKey, list[str]] = defaultdict(list)
+    failures: defaultdict[AttemptKey, list[PodFailure]] = defaultdict(list)
+    for pod in pods:
+        key = attempt_key(pod, "Pod")
+        phase = pod.get("status", {}).get("phase", "Pending")
+        if phase == "Failed":
+            failures[key].append(_failure(pod))
+        elif phase != "Succeeded":
+            live[key].append(pod["metadata"]["name"])
+    return PodsSeen(
+        {key: tuple(sorted(names)) for key, names in live.items()},
+        {key: tuple(found) for key, found in failures.items()},
+    )
+
+
+def attempt_key(child: JsonObject, kind: str) -> AttemptKey:
+    """Which attempt a job or pod belongs to, by its labels.
+
+    Raises:
+        MalformedChildError: a label is missing or is no number.
+    """
+    metadata = child["metadata"]
+    given = metadata.get("labels", {})
+    stage, attempt = given.get(labels.STAGE), given.get(labels.ATTEMPT, "")
+    if not stage:
+        raise MalformedChildError(kind, metadata["name"], labels.STAGE, stage)
+    if not attempt.isdecimal():
+        raise MalformedChildError(kind, metadata["name"], labels.ATTEMPT, attempt)
+    return AttemptKey(stage, int(attempt))
+
+
+def timestamp(text: str | None) -> datetime | None:
+    """A metav1.Time as an aware datetime."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _failure(pod: JsonObject) -> PodFailure:
+    status = pod["status"]
+    ended = _terminated(status)
+    disrupted = any(
+        condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
+        for condition in status.get("conditions", ())
+    )
+    return PodFailure(
+        pod=pod["metadata"]["name"],
+        exit_code=ended.get("exitCode"),
+        reason=ended.get("reason") or status.get("reason", ""),
+        message=(ended.get("message") or status.get("message", "")).strip()[-_MESSAGE_TAIL:],
+        finished_at=timestamp(ended.get("finishedAt")),
+        disrupted=disrupted,
+    )
+
+
+def _terminated(status: JsonObject) -> dict[str, Any]:
+    for container in status.get("containerStatuses", ()):
+        if container.get("name") == CONTAINER:
+            terminated: dict[str, Any] = container.get("state", {}).get("terminated") or {}
+            return terminated
+    return {}

@@ -1,0 +1,194 @@
+"""The gate reads real files and answers in the words that `plan` decides by."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from internvl_operator.adapters.gate import Gate
+from internvl_operator.adapters.object_store import ObjectStores, StoreAddress
+from internvl_operator.api.reasons import Reason
+from internvl_operator.config import GateSettings
+from internvl_operator.domain.state import (
+    GateQuery,
+    Invalid,
+    NotThere,
+    SourceInvalid,
+    SourceReady,
+    SourceResult,
+    SourceWaiting,
+    Unavailable,
+    Verified,
+)
+from internvl_trainer.contract import keys
+from internvl_trainer.contract.base import Component
+from tests.unit.operator.adapters.conftest import RUN, STAGE, STEPS, Checkpoint, Commit, publish_component
+
+pytestmark = pytest.mark.unit
+
+HERE = StoreAddress()
+
+
+@pytest.fixture
+def stores() -> Iterator[ObjectStores]:
+    stores = ObjectStores(GateSettings(threads=2))
+    yield stores
+    stores.close()
+
+
+@pytest.fixture
+def gate(stores: ObjectStores) -> Gate:
+    return Gate(stores, full_digest_bytes=1024)
+
+
+def final(checkpoint: Checkpoint, *, attempt: int = 1, publish: tuple[Component, ...] = ()) -> GateQuery:
+    prefix = keys.stage_prefix(checkpoint.storage_uri, RUN.uid, STAGE)
+    return GateQuery(STAGE, attempt, RUN.uid, STEPS, prefix, publish)
+
+
+async def source(gate: Gate, uri: str, sha256: str | None = None) -> SourceResult:
+    return await gate.source(
+        HERE, Component.VISION, uri,
+        waiting=Reason.WAITING_FOR_WEIGHTS, invalid=Reason.WEIGHTS_INVALID, sha256=sha256,
+    )  # fmt: skip
+
+
+async def test_a_whole_final_checkpoint_is_verified(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit()
+    answer = await gate.final_checkpoint(HERE, final(checkpoint))
+    assert answer == Verified(checkpoint.ref, STEPS, checkpoint.manifest.loss)
+
+
+async def test_before_the_manifest_is_written_nothing_is_there(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit(step=STEPS - 10)
+    answer = await gate.final_checkpoint(HERE, final(checkpoint))
+    assert isinstance(answer, NotThere)
+    assert f"no manifest of step {STEPS}" in answer.missing
+
+
+async def test_an_earlier_attempt_may_have_committed_the_final_checkpoint(gate: Gate, commit: Commit) -> None:
+    first = commit(attempt=1)
+    commit(attempt=2, step=STEPS - 10)
+    answer = await gate.final_checkpoint(HERE, final(first, attempt=2))
+    assert isinstance(answer, Verified)
+    assert answer.ref.uri == first.uri
+
+
+async def test_the_newest_attempt_wins_and_later_ones_are_not_ours(gate: Gate, commit: Commit) -> None:
+    commit(attempt=1)
+    second = commit(attempt=2)
+    commit(attempt=3)
+    answer = await gate.final_checkpoint(HERE, final(second, attempt=2))
+    assert isinstance(answer, Verified)
+    assert answer.ref.uri == second.uri
+
+
+async def test_a_lost_object_is_named(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit()
+    (checkpoint.folder / "shard-1.distcp").unlink()
+    answer = await gate.final_checkpoint(HERE, final(checkpoint))
+    assert isinstance(answer, Invalid)
+    assert "shard-1.distcp" in answer.problems[0]
+
+
+async def test_changed_bytes_of_the_same_length_are_found(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit()
+    shard = checkpoint.folder / "shard-0.distcp"
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    answer = await gate.final_checkpoint(HERE, final(checkpoint))
+    assert isinstance(answer, Invalid)
+    assert "sha256" in answer.problems[0]
+
+
+async def test_a_checkpoint_above_the_limit_is_not_read_whole(stores: ObjectStores, commit: Commit) -> None:
+    checkpoint = commit()
+    shard = checkpoint.folder / "shard-0.distcp"
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    gate = Gate(stores, full_digest_bytes=0)
+    assert isinstance(await gate.final_checkpoint(HERE, final(checkpoint)), Verified)
+
+
+async def test_what_a_stage_publishes_is_verified_with_it(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit(publish=(Component.VISION,))
+    answer = await gate.final_checkpoint(HERE, final(checkpoint, publish=(Component.VISION,)))
+    assert isinstance(answer, Verified)
+    assert answer.published[Component.VISION].uri.endswith("published/a1/vision.json")
+
+
+async def test_a_component_that_is_not_published_yet_is_not_there(gate: Gate, commit: Commit) -> None:
+    answer = await gate.final_checkpoint(HERE, final(commit(), publish=(Component.VISION,)))
+    assert isinstance(answer, NotThere)
+    assert "vision.json" in answer.missing
+
+
+async def test_a_component_of_another_checkpoint_is_refused(gate: Gate, commit: Commit) -> None:
+    older = commit(step=STEPS - 10)
+    checkpoint = commit()
+    publish_component(older, Component.VISION)
+    answer = await gate.final_checkpoint(HERE, final(checkpoint, publish=(Component.VISION,)))
+    assert isinstance(answer, Invalid)
+    assert "points at" in answer.problems[0]
+
+
+async def test_a_manifest_that_is_none_is_refused_without_showing_its_bytes(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit()
+    (checkpoint.folder / keys.MANIFEST_NAME).write_text('{"password": "hunter2"}')
+    answer = await gate.final_checkpoint(HERE, final(checkpoint))
+    assert isinstance(answer, Invalid)
+    assert "hunter2" not in str(answer)
+
+
+async def test_every_lost_object_is_named_and_of_very_many_the_first(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit(shards=7)
+    for shard in checkpoint.folder.glob("*.distcp"):
+        shard.unlink()
+    answer = await gate.final_checkpoint(HERE, final(checkpoint))
+    assert isinstance(answer, Invalid)
+    assert len(answer.problems) == 6
+    assert answer.problems[-1] == "and 2 more"
+
+
+async def test_a_store_that_nobody_knows_is_unavailable(gate: Gate) -> None:
+    query = GateQuery(STAGE, 1, RUN.uid, STEPS, "ftp://somewhere/uid-1/stage1/")
+    answer = await gate.final_checkpoint(HERE, query)
+    assert isinstance(answer, Unavailable)
+    assert "ftp://somewhere" in answer.error
+
+
+async def test_a_run_can_start_from_a_published_component(gate: Gate, commit: Commit) -> None:
+    uri = publish_component(commit(), Component.VISION)
+    answer = await source(gate, uri)
+    assert isinstance(answer, SourceReady)
+    assert (answer.ref.uri, answer.run, answer.stage) == (uri, "team/run", STAGE)
+
+
+async def test_a_run_can_start_from_a_checkpoint(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit()
+    assert await source(gate, checkpoint.uri) == SourceReady(checkpoint.ref, run="team/run", stage=STAGE)
+
+
+async def test_a_source_that_is_not_there_is_waited_for(gate: Gate, commit: Commit) -> None:
+    answer = await source(gate, commit().uri.replace("step-", "step-9"))
+    assert isinstance(answer, SourceWaiting)
+    assert answer.reason is Reason.WAITING_FOR_WEIGHTS
+
+
+async def test_a_checkpoint_without_the_component_is_refused(gate: Gate, commit: Commit) -> None:
+    answer = await source(gate, commit(components=("projector",)).uri)
+    assert isinstance(answer, SourceInvalid)
+    assert "holds no vision" in answer.message
+
+
+async def test_a_component_whose_checkpoint_was_damaged_is_refused(gate: Gate, commit: Commit) -> None:
+    checkpoint = commit()
+    uri = publish_component(checkpoint, Component.VISION)
+    (checkpoint.folder / "shard-0.distcp").unlink()
+    answer = await source(gate, uri)
+    assert isinstance(answer, SourceInvalid)
+    assert answer.reason is Reason.WEIGHTS_INVALID
+
+
+async def test_a_manifest_must_have_the_digest_on_record(gate: Gate, commit: Commit) -> None:
+    uri = publish_component(commit(), Component.VISION)
+    answer = await source(gate, uri, sha256="f" * 64)
+    assert isinstance(answer, SourceInvalid)
+    assert "sha256" in answer.message
