@@ -1,0 +1,105 @@
+"""What runs on the ranks of a test's grid. Each function gets the rank's place first."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+
+from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.engine.megatron import MegatronEngine
+from internvl_trainer.engine.parallel import Place
+from internvl_trainer.engine.protocol import StepResult
+from tests.integration.trainer.packs import IMAGE, pack
+
+RATE = 1e-3
+
+
+class Training(NamedTuple):
+    """What a few steps did, as one rank saw it."""
+
+    steps: list[StepResult]
+    moved: set[str]
+    """Components with a weight that changed."""
+    optimized: set[str]
+    """Components with optimizer state."""
+
+
+def train(place: Place, jobs: list[JobConfig], steps: int) -> list[Training]:
+    """Train each job from its own random start, on packs by formula."""
+    return [_train_one(place, job, steps) for job in jobs]
+
+
+def _train_one(place: Place, job: JobConfig, steps: int) -> Training:
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    before = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
+    results = [step(engine, place, job, number) for number in range(steps)]
+    moved = {name for name, weight in engine.model.named_parameters() if not torch.equal(before[name], weight)}
+    state = nested_values(engine.sharded_optimizer_state(is_loading=False))
+    keys = [value.key.split(".", 3)[3] for value in state if isinstance(value, ShardedTensor)]
+    return Training(results, {name.split(".")[0] for name in moved}, {key.split(".")[0] for key in keys})
+
+
+def step(engine: MegatronEngine, place: Place, job: JobConfig, number: int) -> StepResult:
+    """One step on this rank's packs of the global order."""
+    indices = place.pack_indices(number, job.optimization.global_batch)
+    packs = [pack(index, job.model, with_tiles=place.needs_tiles) for index in indices]
+    return engine.train_step(packs, RATE, number)
+
+
+def meet_a_nan(place: Place, job: JobConfig) -> tuple[str, bool]:
+    """Spoil a weight of the last stage's first rank: the error that each rank raises, and whether it moved a weight."""
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    if place.reports:
+        with torch.no_grad():
+            engine.model.language_model.output_layer.weight[0, 0] = float("nan")
+    before = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
+    try:
+        step(engine, place, job, 0)
+    except Exception as error:  # noqa: BLE001  (its type is what the test asks for)
+        same = all(
+            torch.equal(
+                before[name],
+                weight,
+            )
+            or (before[name].isnan() == weight.isnan()).all()
+            for name, weight in engine.model.named_parameters()
+        )
+        return type(error).__name__, same
+    return "nothing", False
+
+
+def meet_a_wrong_pack(place: Place, job: JobConfig) -> str:
+    """Give the last data-parallel rank a pack that lacks placeholders: what each rank says."""
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    packs = [pack(index, job.model, with_tiles=place.needs_tiles) for index in place.pack_indices(0, 2)]
+    if place.data_rank == place.data_size - 1:
+        tokens = packs[0].tokens_S.copy()
+        tokens[np.flatnonzero(tokens == IMAGE)[0]] = 11
+        packs[0] = _with_tokens(packs[0], tokens)
+    try:
+        engine.train_step(packs, RATE, 0)
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"
+    except RuntimeError as error:
+        return type(error).__name__
+    return "nothing"
+
+
+def vision_gradients_without_images(place: Place, job: JobConfig) -> list[float] | None:
+    """Largest gradient of each vision and projector weight after a global batch of text alone."""
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    text_only = pack(3, job.model, with_tiles=place.needs_tiles)
+    engine.train_step([text_only] * len(place.pack_indices(0, job.optimization.global_batch)), RATE, 0)
+    if not place.first_stage:
+        return None
+    return [
+        float(weight.main_grad.abs().max())
+        for name, weight in engine.model.named_parameters()
+        if not name.startswith("language_model.")
+    ]
+
+
+def _with_tokens(original: Any, tokens: np.ndarray) -> Any:
+    return type(original)(**{**original.__dict__, "tokens_S": tokens})

@@ -1,0 +1,116 @@
+"""The loop: resume or start, step, save on time, stop when asked, publish at the end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from internvl_trainer.checkpoint.state import TrainState
+from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.engine.protocol import StepResult
+from internvl_trainer.train.interrupt import InterruptedTrainingError
+from internvl_trainer.train.loop import train
+from tests.integration.trainer.world import job
+
+pytestmark = pytest.mark.unit
+
+
+class Diary:
+    """Engine, checkpoints, feed and observer in one, which writes down what happens to it."""
+
+    def __init__(self, resumed: TrainState | None = None) -> None:
+        self.resumed = resumed
+        self.rates: list[float] = []
+        self.saved_at: list[int] = []
+        self.seen: list[int] = []
+        self.started_fresh = False
+        self.published: list[str] = []
+
+    def train_step(self, packs: list[int], learning_rate: float, step: int) -> StepResult:
+        assert packs == [step]
+        self.rates.append(learning_rate)
+        return StepResult(loss=10.0 - step, grad_norm=1.0, tokens=100, tiles=3)
+
+    def resume(self, engine: "Diary") -> TrainState | None:
+        return self.resumed
+
+    def initialise(self, engine: "Diary") -> None:
+        self.started_fresh = True
+
+    def save(self, engine: "Diary", state: TrainState) -> ManifestRef:
+        self.saved_at.append(state.step)
+        return ManifestRef(uri=f"s3://bucket/step-{state.step}", sha256="0" * 64)
+
+    def publish(self, ref: ManifestRef) -> list[str]:
+        self.published.append(ref.uri)
+        return [ref.uri]
+
+    @contextmanager
+    def feed(self, first: int) -> Iterator[Iterator[list[int]]]:
+        yield iter([[step] for step in range(first, 10)])
+
+    def stepped(self, state: TrainState) -> None:
+        self.seen.append(state.step)
+
+    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:
+        assert checkpoint.uri.endswith(f"step-{state.step}")
+
+
+def run(diary: Diary, tmp_path: Path, *, stop_after: int | None = None) -> TrainState:
+    settings = {"steps": 10, "warmup_steps": 4, "peak_lr": 1.0, "global_batch": 2}
+    config = job(tmp_path, tmp_path, optimization=settings, checkpoint={"every_steps": 4})
+    return train(config, diary, diary, diary.feed, diary, lambda: stop_after == diary.seen[-1])  # type: ignore[arg-type]
+
+
+def test_a_new_stage_starts_from_its_sources_and_saves_on_time_and_at_the_end(tmp_path: Path) -> None:
+    diary = Diary()
+    state = run(diary, tmp_path)
+    assert diary.started_fresh
+    assert diary.seen == list(range(1, 11))
+    assert diary.saved_at == [4, 8, 10]
+    assert diary.published == ["s3://bucket/step-10"]
+    assert (state.step, state.tokens, state.data_packs) == (10, 1000, 20)
+    assert [metrics.loss for metrics in state.metrics] == [10.0 - step for step in range(10)]
+
+
+def test_the_learning_rate_is_that_of_the_step(tmp_path: Path) -> None:
+    diary = Diary()
+    run(diary, tmp_path)
+    assert diary.rates[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert diary.rates[-1] < diary.rates[4]
+
+
+def test_a_resumed_stage_goes_on_where_it_stood(tmp_path: Path) -> None:
+    whole, first = Diary(), Diary()
+    run(whole, tmp_path)
+    with pytest.raises(InterruptedTrainingError):
+        run(first, tmp_path, stop_after=4)
+    second = Diary(resumed=TrainState(step=4, tokens=400, data_packs=8, metrics=()))
+    state = run(second, tmp_path)
+    assert not second.started_fresh
+    assert first.rates + second.rates == whole.rates
+    assert state.data_packs == 20
+
+
+def test_when_asked_to_stop_it_saves_the_last_whole_step_and_says_so(tmp_path: Path) -> None:
+    diary = Diary()
+    with pytest.raises(InterruptedTrainingError, match=r"after step 3; committed s3://bucket/step-3"):
+        run(diary, tmp_path, stop_after=3)
+    assert diary.saved_at == [3]
+    assert diary.published == []
+
+
+def test_being_asked_to_stop_at_the_last_step_is_just_the_end(tmp_path: Path) -> None:
+    diary = Diary()
+    run(diary, tmp_path, stop_after=10)
+    assert diary.saved_at == [4, 8, 10]
+    assert diary.published == ["s3://bucket/step-10"]
+
+
+def test_a_stage_that_is_resumed_at_its_end_commits_and_publishes_again(tmp_path: Path) -> None:
+    diary = Diary(resumed=TrainState(step=10, tokens=1000, data_packs=20, metrics=()))
+    run(diary, tmp_path)
+    assert diary.seen == []
+    assert diary.saved_at == [10]
+    assert diary.published == ["s3://bucket/step-10"]

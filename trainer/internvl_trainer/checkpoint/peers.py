@@ -1,0 +1,114 @@
+"""The processes of a job, and how they stay of one mind: a failure of one is an error on all, not a hang.
+
+Nodes share no file system, so each node has one process that does its transfers: local rank 0.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from internvl_trainer.checkpoint.errors import CheckpointError, ScratchError
+from internvl_trainer.storage import StoreError
+
+
+class _Idle:
+    """The outcome of a process that had nothing to do."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    kind: type[CheckpointError] | type[StoreError]
+    message: str
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process's place in the job. All methods but the properties are collective.
+
+    Only the errors that can be expected of stores, disks and checkpoints are exchanged. Anything else is a bug: it
+    ends the process, and the launcher then ends its peers.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    node: int
+
+    @classmethod
+    def from_environment(cls) -> "Peers":
+        """From the process group and torchrun's LOCAL_RANK and GROUP_RANK; one node where these are not set."""
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        return cls(rank, world, local_rank, int(os.environ.get("GROUP_RANK", 0)))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one process that writes manifests."""
+        return self.rank == 0
+
+    @property
+    def leads_node(self) -> bool:
+        """Whether this is the one process of its node that transfers objects."""
+        return self.local_rank == 0
+
+    def first[T](self, action: Callable[[], T]) -> T:
+        """Run `action` on rank 0; its result, or its error, on all ranks."""
+        return self._gather(action if self.is_first else None)[0]
+
+    def each_node[T](self, action: Callable[[], T]) -> list[T]:
+        """Run `action` once on each node; the nodes' results, or the error, on all ranks."""
+        return self._gather(action if self.leads_node else None)
+
+    def each[T](self, action: Callable[[], T]) -> T:
+        """Run `action` on all ranks; this rank's own result, unless any rank failed."""
+        result: list[T] = []
+        # Results stay where they are: a state dict is too large to be told to everybody.
+        self._gather(lambda: result.append(action()))
+        return result[0]
+
+    @contextmanager
+    def node_folder(self, scratch: Path, purpose: str) -> Iterator[Path]:
+        """An empty folder of this node, the same for all its processes, removed at the end.
+
+        The node's number is part of its name, so nodes that do share a disk stay apart all the same.
+        """
+        folder = scratch / f"checkpoint-{purpose}-node{self.node}"
+        self.each_node(lambda: _empty(folder))
+        try:
+            yield folder
+            # Nobody removes what a process of the same node still reads.
+            self.each(lambda: None)
+        finally:
+            if self.leads_node:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _gather[T](self, action: Callable[[], T] | None) -> list[T]:
+        outcome: T | _Failure | type[_Idle] = _Idle
+        cause: Exception | None = None
+        if action is not None:
+            try:
+                outcome = action()
+            except (CheckpointError, StoreError) as error:
+                outcome, cause = _Failure(type(error), str(error)), error
+            except OSError as error:
+                outcome, cause = _Failure(ScratchError, f"{type(error).__name__}: {error}"), error
+        outcomes: list[T | _Failure | type[_Idle]] = [outcome]
+        if self.world > 1:
+            outcomes = [_Idle] * self.world
+            dist.all_gather_object(outcomes, outcome)
+        for rank, other in enumerate(outcomes):
+            if isinstance(other, _Failure):
+                raise other.kind(other.message if rank == self.rank else f"rank {rank}: {other.message}") from cause
+        return [other for other in outcomes if other is not _Idle]  # type: ignore[misc]
+
+
+def _empty(folder: Path) -> None:
+    """Make `folder`, without what a dead predecessor left in it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)

@@ -1,0 +1,103 @@
+"""What can be wrong with data, as types. A message names the thing, its value, the limit and the remedy."""
+
+from typing import ClassVar
+
+from internvl_trainer.contract.exit_codes import ExitCode
+
+
+class DataError(ValueError):
+    """The data, its description or the tokenizer is wrong: another attempt would fail the same way."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.INVALID_CONFIG
+
+
+class MetaError(DataError):
+    """The meta JSON is malformed or describes a data set that cannot be read."""
+
+
+class TokenizerError(DataError):
+    """The tokenizer folder is unusable for the model."""
+
+
+class MissingSpecialTokensError(TokenizerError):
+    """The tokenizer lacks tokens that InternVL's conversations are made of."""
+
+    def __init__(self, source: str, missing: list[str]) -> None:
+        super().__init__(
+            f"tokenizer {source} has no token {', '.join(missing)}; add them as special tokens "
+            "(InternVL adds <img> </img> <IMG_CONTEXT> and the grounding tags to the language model's own)"
+        )
+        self.missing = missing
+
+
+class TooManyBadSamplesError(DataError):
+    """More samples are unusable than a stage may skip; the first few reasons are in the message."""
+
+
+class BadSampleError(DataError):
+    """One sample cannot be trained on. It is skipped when the index is built, and counted; never replaced.
+
+    Attributes:
+        sample: data set and id of the sample, as in `emoji:smile-3`.
+        reason: a short name of the kind of fault, stable enough to count by.
+    """
+
+    reason: ClassVar[str] = "bad sample"
+
+    def __init__(self, sample: str, detail: str) -> None:
+        super().__init__(f"sample {sample}: {detail}")
+        self.sample = sample
+
+
+class MalformedRecordError(BadSampleError):
+    """The JSONL line is no JSON object, or a field has the wrong type."""
+
+    reason = "malformed record"
+
+
+class VideoNotSupportedError(BadSampleError):
+    """The sample holds a video, which this version does not read."""
+
+    reason = "video not supported"
+
+
+class PlaceholderMismatchError(BadSampleError):
+    """The conversation has more or fewer `<image>` placeholders than the record has images."""
+
+    reason = "placeholders do not match images"
+
+
+class ReservedTokenError(BadSampleError):
+    """The text itself contains `<IMG_CONTEXT>`, which would be taken for a visual token."""
+
+    reason = "reserved token in text"
+
+
+class ImageUnreadableError(BadSampleError):
+    """An image is missing, empty or cannot be decoded."""
+
+    reason = "image unreadable"
+
+
+class ImageSizeMismatchError(BadSampleError):
+    """The record's width and height give another grid of tiles than the image itself."""
+
+    reason = "image size differs from the record"
+
+
+class VisualBlockCutError(BadSampleError):
+    """The sample is longer than a pack, and the cut would fall inside or before a visual block."""
+
+    reason = "visual tokens cut off"
+
+
+class TooManyTilesError(BadSampleError):
+    """The sample alone has more tiles than a pack may hold."""
+
+    reason = "too many tiles"
+
+
+class NothingSupervisedError(BadSampleError):
+    """No token of the sample would be learned from: there is no answer, or the cut removed it."""
+
+    reason = "nothing to learn"

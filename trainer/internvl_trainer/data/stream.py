@@ -1,0 +1,232 @@
+"""PackStream: the global sequence of packs that a stage trains on.
+
+Shape legend: S tokens of a pack, N tiles, H and W a tile's height and width, C = 3 colours.
+"""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.job import DataConfig
+from internvl_trainer.data import images, seeding
+from internvl_trainer.data.conversations import IGNORED, ConversationEncoder, Encoded
+from internvl_trainer.data.errors import BadSampleError, MetaError, TokenizerError, TooManyTilesError
+from internvl_trainer.data.index import SourceIndex, build_index, count_reasons
+from internvl_trainer.data.loss_weights import LossReweighting, token_weights
+from internvl_trainer.data.media import MediaCache, read_text_object
+from internvl_trainer.data.packing import EpochPlan, PackLimits, plan_epoch
+from internvl_trainer.data.records import Record
+from internvl_trainer.data.sources import Source, draws_of_epoch, parse_meta
+from internvl_trainer.data.tokenizer import Tokenizer
+from internvl_trainer.storage import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+# What a seed is used for; one number each, so that no two draws share a stream.
+_ORDER, _REPEAT, _JPEG = 1, 2, 3
+
+_READERS = 4
+"""Threads that fetch and decode the images of one pack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """What one micro-batch trains on: whole samples, one after the other, each a segment of its own."""
+
+    index: int
+    """Position in the global order."""
+    sample_ids: tuple[str, ...]
+    tokens_S: np.ndarray
+    """int64[S]: input ids, `<IMG_CONTEXT>` placeholders inside."""
+    labels_S: np.ndarray
+    """int64[S]: the token to predict at each position, shifted inside its segment; -100 where none is learned."""
+    weights_S: np.ndarray
+    """float32[S]: loss weight of each position, 0 where the label is -100."""
+    cu_seqlens: np.ndarray
+    """int32[segments + 1]: where segments begin and end."""
+    tiles_NHWC: np.ndarray | None
+    """uint8[N, tile, tile, 3] in the order of the placeholders; None when asked for without pixels."""
+    tile_count: int
+    """N, known without pixels; 0 for a pack of text."""
+
+
+class _Epoch(NamedTuple):
+    """One epoch's draws, as (data set, sample) pairs, and their packs."""
+
+    number: int
+    source: np.ndarray
+    sample: np.ndarray
+    plan: EpochPlan
+
+
+class PackStream:
+    """Packs by number. Pack i is a pure function of the configuration and the data, whatever was asked for before.
+
+    Building one reads the meta JSON, the tokenizer and every annotation file. Safe to use from several threads, and
+    by several processes with one cache folder.
+
+    Args:
+        data: what to train on, and the limits of a pack.
+        model: gives tile size, visual tokens per tile, template family and vocabulary.
+        loss_reweighting: token, sample or square.
+        store: where the URIs are read from.
+        cache: node-local folder for copies of remote files.
+
+    Raises:
+        DataError: meta JSON, tokenizer or data are unusable; says which and why.
+        StoreError: the store did not answer.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        *,
+        model: ModelGeometry,
+        loss_reweighting: LossReweighting,
+        store: ObjectStore,
+        cache: Path,
+    ) -> None:
+        self._data = data
+        self._mode: LossReweighting = loss_reweighting
+        self._limits = PackLimits(data.pack_tokens, data.pack_tiles)
+        self._rules = images.Tiling(model.vision.image_size, data.max_tiles, data.thumbnail)
+        self._media = MediaCache(store, cache)
+        self.tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
+        _check_vocabulary(self.tokenizer, model, data.tokenizer)
+        self._encoder = ConversationEncoder(self.tokenizer, tokens_per_tile=model.tokens_per_tile)
+        sources = parse_meta(read_text_object(store, data.meta, "meta"), uri=data.meta)
+        self._index = tuple(self._build_index(source) for source in sources)
+        self._epochs: list[_Epoch] = []
+        self._lock = threading.Lock()
+
+    @property
+    def bad_samples(self) -> tuple[BadSampleError, ...]:
+        """Every sample that was left out, with its reason."""
+        return tuple(fault for index in self._index for fault in index.bad)
+
+    def packs_per_epoch(self, epoch: int) -> int:
+        """How many packs an epoch (0-based) has. It varies a little, as every epoch has an order of its own."""
+        return self._epoch(epoch).plan.packs
+
+    def pack(self, index: int, *, with_tiles: bool = True) -> Pack:
+        """Pack number `index` of the global order, which goes on through all epochs.
+
+        Raises:
+            BadSampleError: an image is missing, damaged or of another size than its record says.
+            StoreError: the store did not answer.
+        """
+        epoch, number = self._locate(index)
+        draws = epoch.plan.draws(number)
+        samples = [self._sample(epoch, draw) for draw in draws]
+        tiles = self._tiles(epoch, draws, samples) if with_tiles else None
+        return _assemble(index, samples, self._mode, tiles)
+
+    def _build_index(self, source: Source) -> SourceIndex:
+        index = build_index(source, self._media.annotation(source.annotation), self._measure)
+        if index.bad:
+            _log.warning("data set %s: left out %s", source.name, count_reasons(index.bad))
+        return index
+
+    def _measure(self, record: Record, source: Source) -> tuple[int, int]:
+        sample = self._encode(record, source)
+        tiles = sum(sample.tiles)
+        if tiles > self._limits.tiles:
+            raise TooManyTilesError(
+                record.name, f"{tiles} tiles, a pack holds {self._limits.tiles}; lower max_dynamic_patch for it"
+            )
+        return len(sample.encoded.tokens), tiles
+
+    def _encode(self, record: Record, source: Source) -> "_Sample":
+        tiles = images.tile_counts(record, source, self._rules, self._media)
+        encoded = self._encoder.encode(record, tiles, max_tokens=self._limits.tokens)
+        return _Sample(record, source, encoded, tiles)
+
+    def _sample(self, epoch: _Epoch, draw: int) -> "_Sample":
+        index = self._index[epoch.source[draw]]
+        return self._encode(index.record(epoch.sample[draw]), index.source)
+
+    def _tiles(self, epoch: _Epoch, draws: np.ndarray, samples: list["_Sample"]) -> np.ndarray:
+        def load(draw: int, sample: _Sample) -> np.ndarray:
+            key = (self._data.seed, _JPEG, epoch.number, int(draw))
+            return images.load_tiles(sample.record, sample.source, sample.tiles, self._rules, self._media, key)
+
+        return np.concatenate(list(self._readers.map(load, draws, samples)))
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_READERS, thread_name_prefix="images")
+
+    def _locate(self, index: int) -> tuple[_Epoch, int]:
+        if index < 0:
+            raise IndexError(f"pack {index} does not exist; packs are numbered from 0")
+        number = 0
+        while index >= (packs := self.packs_per_epoch(number)):
+            index -= packs
+            number += 1
+        return self._epoch(number), index
+
+    def _epoch(self, number: int) -> _Epoch:
+        with self._lock:
+            while len(self._epochs) <= number:
+                self._epochs.append(self._plan(len(self._epochs)))
+            return self._epochs[number]
+
+    def _plan(self, epoch: int) -> _Epoch:
+        seed = self._data.seed
+        chosen = [
+            draws_of_epoch(
+                len(index.tokens), index.source.repeat_time, key=(seed, _REPEAT, index.source.number), epoch=epoch
+            )
+            for index in self._index
+        ]
+        source = np.repeat(np.arange(len(chosen)), [len(draws) for draws in chosen])
+        if not len(source):
+            raise MetaError(f"meta {self._data.meta}: with these repeat_time values an epoch has no sample; raise one")
+        tokens = np.concatenate([index.tokens[draws] for index, draws in zip(self._index, chosen, strict=True)])
+        tiles = np.concatenate([index.tiles[draws] for index, draws in zip(self._index, chosen, strict=True)])
+        order = seeding.permutation(len(source), seed, _ORDER, epoch)
+        plan = plan_epoch(order, tokens, tiles, self._limits)
+        return _Epoch(epoch, source, np.concatenate(chosen), plan)
+
+
+class _Sample(NamedTuple):
+    record: Record
+    source: Source
+    encoded: Encoded
+    tiles: list[int]
+
+
+def _assemble(index: int, samples: list[_Sample], mode: LossReweighting, tiles_NHWC: np.ndarray | None) -> Pack:
+    labels, weights = [], []
+    for sample in samples:
+        # Position t predicts token t + 1 of its own segment; a segment's last position predicts nothing.
+        label_s = np.asarray([*sample.encoded.labels[1:], IGNORED], dtype=np.int64)
+        weight = token_weights(sample.encoded.supervised, mode)
+        labels.append(label_s)
+        weights.append(np.where(label_s == IGNORED, 0.0, weight).astype(np.float32))
+    lengths = [len(sample.encoded.tokens) for sample in samples]
+    return Pack(
+        index=index,
+        sample_ids=tuple(sample.record.name for sample in samples),
+        tokens_S=np.concatenate([np.asarray(sample.encoded.tokens, dtype=np.int64) for sample in samples]),
+        labels_S=np.concatenate(labels),
+        weights_S=np.concatenate(weights),
+        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        tiles_NHWC=tiles_NHWC,
+        tile_count=sum(sum(sample.tiles) for sample in samples),
+    )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, model: ModelGeometry, uri: str) -> None:
+    if tokenizer.vocab_size > model.language.vocab_size:
+        raise TokenizerError(
+            f"tokenizer {uri} has ids up to {tokenizer.vocab_size - 1}, but model {model.name} has "
+            f"{model.language.vocab_size} embedding rows; use the tokenizer that belongs to the model"
+        )

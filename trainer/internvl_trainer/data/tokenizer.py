@@ -1,0 +1,81 @@
+"""A tokenizer out of any Hugging Face folder that has a tokenizer.json, with InternVL's special tokens by name."""
+
+import tokenizers
+
+from internvl_trainer.data.errors import MissingSpecialTokensError, TokenizerError
+from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
+
+INTERNVL_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
+"""What InternVL adds to a language model's tokenizer, in the order of their ids."""
+
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+
+_REQUIRED = (*CHATML_TOKENS, "<img>", "</img>", "<IMG_CONTEXT>")
+_BOS: dict[str, str | None] = {"internlm2.5": "<s>", "qwen2.5": None}
+
+
+class Tokenizer:
+    """Text to ids and back. Encoding adds nothing of its own; special tokens in the text are recognised.
+
+    Raises:
+        TokenizerError: tokenizer.json cannot be parsed, or the family is unknown.
+        MissingSpecialTokensError: names the tokens it lacks.
+    """
+
+    def __init__(self, payload: bytes, *, family: str, source: str = "tokenizer.json") -> None:
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(payload)
+        # The library raises bare Exception for whatever it cannot parse.
+        except Exception as error:
+            raise TokenizerError(f"{source} is no tokenizer.json that tokenizers can read: {error}") from error
+        if family not in _BOS:
+            raise TokenizerError(f"language family {family!r} has no chat template; known: {', '.join(_BOS)}")
+        self._bos = _BOS[family]
+        required = _REQUIRED if self._bos is None else (*_REQUIRED, self._bos)
+        found = {token: self._tokenizer.token_to_id(token) for token in required}
+        if missing := [token for token, number in found.items() if number is None]:
+            raise MissingSpecialTokensError(source, missing)
+        self._ids = {token: number for token, number in found.items() if number is not None}
+        # A folder may ask for truncation or padding; both are the packer's business.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @classmethod
+    def load(cls, folder: str, store: ObjectStore, *, family: str) -> "Tokenizer":
+        """Read `<folder>/tokenizer.json`; `folder` is an s3:// or file:// URI or a path."""
+        uri = f"{folder.rstrip('/')}/tokenizer.json"
+        try:
+            payload = store.read(uri)
+        except ObjectNotFoundError as error:
+            raise TokenizerError(
+                f"tokenizer {uri} does not exist; data.tokenizer must name a folder that has one"
+            ) from error
+        return cls(payload, family=family, source=uri)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with no token added in front or behind."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    @property
+    def img_context_id(self) -> int:
+        """Id of `<IMG_CONTEXT>`, the position of one visual token."""
+        return self._ids["<IMG_CONTEXT>"]
+
+    @property
+    def im_end_id(self) -> int:
+        """Id of `<|im_end|>`, which ends a turn and so a generated answer."""
+        return self._ids["<|im_end|>"]
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the token every sample begins with; None for a family without one."""
+        return None if self._bos is None else self._ids[self._bos]
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id: the fewest rows an embedding needs."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1

@@ -1,0 +1,69 @@
+"""Why a training step, or the start of training, cannot go on. Each type names the exit code it leads to."""
+
+from typing import ClassVar
+
+from internvl_trainer.contract.exit_codes import ExitCode
+
+
+class EngineError(RuntimeError):
+    """Base of the errors that the engine raises on purpose."""
+
+    exit_code: ClassVar[ExitCode]
+
+
+class NonFiniteLossError(EngineError):
+    """Loss or gradient norm is NaN or infinite; all ranks stop before the optimizer step."""
+
+    exit_code = ExitCode.NON_FINITE_LOSS
+
+    def __init__(self, step: int, loss: float, grad_norm: float, packs: tuple[int, ...]) -> None:
+        super().__init__(
+            f"step {step}: loss {loss}, gradient norm {grad_norm}; no parameter was changed. Packs of this rank: "
+            f"{', '.join(map(str, packs))}. Lower the peak learning rate, or resume from an older checkpoint"
+        )
+
+
+class NothingSupervisedError(EngineError):
+    """A global batch in which no token carries loss weight: its loss is undefined."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+    def __init__(self, step: int, packs: tuple[int, ...]) -> None:
+        super().__init__(
+            f"step {step}: no token of the global batch has loss weight (packs of this rank: "
+            f"{', '.join(map(str, packs))}); check that the data has assistant turns, or use a larger global_batch"
+        )
+
+
+class PeerRejectedBatchError(EngineError):
+    """Another data-parallel rank found its packs unusable; its own log says why."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"step {step}: another rank rejected its packs; see that rank's log for the sample's name")
+
+
+class WorldSizeError(EngineError):
+    """The processes that were started are not as many as the layout needs."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+    def __init__(self, world: int, layout: str, needed: int) -> None:
+        super().__init__(f"{world} processes were started, but the layout {layout} needs {needed}")
+
+
+class PeerLostError(EngineError):
+    """A collective failed: another process of the job died, or the network between them did."""
+
+    exit_code = ExitCode.PEER_LOST
+
+
+def is_peer_loss(error: BaseException) -> bool:
+    """Whether an exception out of torch.distributed means that a peer is gone.
+
+    NCCL, the store and the network have types of their own; gloo raises plain RuntimeErrors that name its source.
+    """
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

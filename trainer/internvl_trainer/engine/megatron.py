@@ -1,0 +1,232 @@
+"""The engine on megatron.core: tensor, pipeline and data parallel training of one InternVL model.
+
+Shapes: S tokens of a pack, K supervised tokens.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from internvl_trainer.contract.job import JobConfig, OptimizationConfig
+from internvl_trainer.data.stream import Pack
+from internvl_trainer.engine.batch import share_tiles, to_device
+from internvl_trainer.engine.errors import (
+    NonFiniteLossError,
+    NothingSupervisedError,
+    PeerLostError,
+    PeerRejectedBatchError,
+    is_peer_loss,
+)
+from internvl_trainer.engine.parallel import Place
+from internvl_trainer.engine.placeholders import check_placeholders
+from internvl_trainer.engine.protocol import ShardedStateDict, StepResult
+from internvl_trainer.model.batch import IGNORED, MicroBatch
+from internvl_trainer.model.config import model_configs
+from internvl_trainer.model.droppath import DropPathPlace
+from internvl_trainer.model.errors import VisualTokenMismatchError
+from internvl_trainer.model.initialise import initialise
+from internvl_trainer.model.internvl import InternVLModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class MegatronEngine:
+    """One process's share of the model, its gradients and its optimizer. Weights start random, from the run's seed.
+
+    Args:
+        job: geometry, layout, trainable components and optimizer settings.
+        place: this process's place in the grid; process groups must have been started.
+        image_token: id of `<IMG_CONTEXT>`.
+    """
+
+    def __init__(self, job: JobConfig, place: Place, *, image_token: int) -> None:
+        self._place = place
+        self._geometry = job.model
+        self._seed = job.optimization.seed
+        self._clip = job.optimization.clip_grad_norm
+        self._image_token = image_token
+        on_cuda = torch.cuda.is_available()
+        self._device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+        dtype = DTYPES[job.optimization.precision]
+        configs = model_configs(job.model, job.layout, dtype=dtype, recompute=on_cuda)
+        self.model = InternVLModel(job.model, configs, job.optimization.drop_path)
+        self.model.train()
+        self.model.freeze_all_but(job.trainable)
+        initialise(self.model, self._seed)
+        self._parallel_model = DistributedDataParallel(
+            configs.language, DistributedDataParallelConfig(grad_reduce_in_fp32=True), self.model
+        )
+        self._optimizer = _build_optimizer(job.optimization, dtype, self._parallel_model)
+        configs.language.finalize_model_grads_func = _finish_gradients
+        configs.language.grad_scale_func = self._optimizer.scale_loss
+
+    def train_step(self, packs: Sequence[Pack], learning_rate: float, step: int) -> StepResult:
+        """See `Engine.train_step`. Loss and gradients are normalised once, over the whole global batch."""
+        try:
+            return self._train_step(packs, learning_rate, step)
+        except RuntimeError as error:
+            if is_peer_loss(error):
+                raise PeerLostError(f"step {step}: a collective failed: {error}") from error
+            raise
+
+    def sharded_model_state(self) -> ShardedStateDict:
+        """See `Engine.sharded_model_state`."""
+        state = self.model.sharded_state_dict()
+        # Linear layers keep an always empty entry for Transformer Engine's sake; it is no weight.
+        return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+
+    def load_model_state(self, state: Mapping[str, Any]) -> None:
+        """See `Engine.load_model_state`.
+
+        Raises:
+            KeyError: the state names a tensor that this model does not have.
+        """
+        problems = self.model.load_state_dict(dict(state), strict=False)
+        if problems.unexpected_keys:
+            raise KeyError(f"the model has no tensor {', '.join(problems.unexpected_keys)}")
+        self._optimizer.reload_model_params()
+
+    def sharded_optimizer_state(self, *, is_loading: bool) -> ShardedStateDict:
+        """See `Engine.sharded_optimizer_state`."""
+        return self._optimizer.sharded_state_dict(self.sharded_model_state(), is_loading=is_loading)
+
+    def load_optimizer_state(self, state: ShardedStateDict) -> None:
+        """See `Engine.load_optimizer_state`."""
+        self._optimizer.load_state_dict(state)
+
+    def _train_step(self, packs: Sequence[Pack], learning_rate: float, step: int) -> StepResult:
+        weight, tokens, tiles = self._agree_on_batch(packs, step)
+        self._parallel_model.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        schedule = get_forward_backward_func()
+        losses = schedule(
+            forward_step_func=partial(_forward_step, weight),
+            data_iterator=self._micro_batches(packs, step),
+            model=self._parallel_model,
+            num_microbatches=len(packs),
+            seq_length=1,  # stages tell each other the true shapes
+            micro_batch_size=1,
+            forward_only=False,
+        )
+        loss = self._sum_over_grid(losses)
+        self._optimizer.prepare_grads()
+        grad_norm = float(self._optimizer.get_grad_norm())
+        self._agree_that_finite(loss, grad_norm, step, packs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._clip > 0:
+            clip_grad_by_total_norm_fp32(self._optimizer.get_parameters(), self._clip, grad_norm)
+        self._optimizer.step_with_ready_grads()
+        return StepResult(loss, grad_norm, tokens, tiles)
+
+    def _agree_on_batch(self, packs: Sequence[Pack], step: int) -> tuple[float, int, int]:
+        """Loss weight, tokens and tiles of the global batch; all ranks raise if one finds its packs unusable."""
+        fault: VisualTokenMismatchError | None = None
+        try:
+            check_placeholders(packs, self._geometry, self._image_token)
+        except VisualTokenMismatchError as error:
+            fault = error
+        mine = (
+            sum(float(pack.weights_S.sum(dtype="float64")) for pack in packs),
+            sum(len(pack.tokens_S) for pack in packs),
+            sum(pack.tile_count for pack in packs),
+            float(fault is not None),
+        )
+        sums = torch.tensor(mine, dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group())
+        weight, tokens, tiles, faults = sums.tolist()
+        if fault is not None:
+            raise fault
+        if faults:
+            raise PeerRejectedBatchError(step)
+        if weight <= 0:
+            raise NothingSupervisedError(step, tuple(pack.index for pack in packs))
+        return weight, int(tokens), int(tiles)
+
+    def _micro_batches(self, packs: Sequence[Pack], step: int) -> Iterator[MicroBatch]:
+        """Packs as micro-batches, each moved to the device when its turn comes."""
+        group = parallel_state.get_tensor_model_parallel_group()
+        side = self._geometry.vision.image_size
+        for number, pack in enumerate(packs):
+            position = number * self._place.data_size + self._place.data_rank
+            batch = to_device(pack, self._image_token, self._device, DropPathPlace(self._seed, step, position))
+            if self._place.first_stage:
+                tiles = share_tiles(batch.tiles_NPPC, pack.tile_count, side, group, self._device)
+                batch = batch.with_tiles(tiles)
+            yield batch
+
+    def _sum_over_grid(self, losses: list[torch.Tensor]) -> float:
+        """The global batch's loss, from the last pipeline stage to all ranks."""
+        total = torch.zeros(1, dtype=torch.float64, device=self._device)
+        if losses:
+            total += torch.stack(losses).double().sum()
+        torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
+        torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        return total.item()
+
+    def _agree_that_finite(self, loss: float, grad_norm: float, step: int, packs: Sequence[Pack]) -> None:
+        """All ranks go on, or all raise."""
+        bad = torch.tensor(float(not (math.isfinite(loss) and math.isfinite(grad_norm))), device=self._device)
+        torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
+        if bad.item():
+            raise NonFiniteLossError(step, loss, grad_norm, tuple(pack.index for pack in packs))
+
+
+def _forward_step(weight: float, batches: Iterator[MicroBatch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+    """What megatron's schedules call per micro-batch: the stage's output, and how the last stage makes a loss of it."""
+    batch = next(batches)
+    return model(batch), partial(_weighted_loss, batch, weight)
+
+
+def _weighted_loss(
+    batch: MicroBatch, weight: float, loss_K: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """This micro-batch's summand of sum(w * CE) / sum(w); micro-batches and data-parallel ranks add up.
+
+    The token count in the middle is megatron's own normaliser, which we leave unused.
+    """
+    loss = (loss_K * batch.weights_S[batch.labels_S != IGNORED]).sum() / weight
+    return loss, torch.zeros((), dtype=torch.int, device=loss.device), loss.detach()
+
+
+def _finish_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None = None, **options: Any) -> None:
+    """Sum gradients over data-parallel ranks without megatron's division by tokens: the loss is normalised already."""
+    finalize_model_grads(model, None, **options)
+
+
+def _build_optimizer(config: OptimizationConfig, dtype: torch.dtype, model: DistributedDataParallel) -> Any:
+    """AdamW over all trainable parameters, weight decay on every one of them.
+
+    The released InternVL recipes train under DeepSpeed with one flat parameter group, so norms, biases, layer scale
+    and embeddings decay too. megatron's default exempts one-dimensional parameters; the empty overrides undo that.
+    """
+    return get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=config.peak_lr,
+            min_lr=config.min_lr,
+            weight_decay=config.weight_decay,
+            adam_beta1=config.beta1,
+            adam_beta2=config.beta2,
+            adam_eps=config.eps,
+            clip_grad=config.clip_grad_norm,
+            bf16=dtype is torch.bfloat16,
+            params_dtype=dtype,
+            use_distributed_optimizer=False,
+        ),
+        [model],
+        config_overrides={},
+        use_gloo_process_groups=False,
+    )

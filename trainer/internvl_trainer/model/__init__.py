@@ -1,0 +1,1 @@
+"""InternViT, projector and language model, built of megatron.core modules."""

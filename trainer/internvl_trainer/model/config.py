@@ -1,0 +1,147 @@
+"""From a model's geometry and a process grid to megatron.core's configurations of its three parts."""
+
+from typing import Any, NamedTuple
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
+from internvl_trainer.contract.manifest import ParallelLayout
+from internvl_trainer.model.errors import LayoutError
+
+
+class ModelConfigs(NamedTuple):
+    """One configuration per part. Schedules and data parallelism read the language model's."""
+
+    vision: TransformerConfig
+    projector: TransformerConfig
+    language: TransformerConfig
+
+
+def model_configs(
+    geometry: ModelGeometry, layout: ParallelLayout, *, dtype: torch.dtype = torch.float32, recompute: bool = False
+) -> ModelConfigs:
+    """Configurations for one model on one process grid.
+
+    Args:
+        geometry: which model.
+        layout: sizes of the tensor, pipeline and data axes.
+        dtype: of parameters and activations, float32 or bfloat16.
+        recompute: keep each layer's input only and run the layer again in the backward pass.
+
+    Raises:
+        LayoutError: the model cannot be cut that way; names the count, the axis and a remedy.
+    """
+    _check_layout(geometry, layout)
+    shared = _shared(layout, dtype, recompute)
+    return ModelConfigs(
+        vision=_vision(geometry.vision, shared),
+        projector=TransformerConfig(
+            num_layers=1,
+            hidden_size=geometry.language.hidden,
+            num_attention_heads=geometry.language.heads,
+            kv_channels=geometry.language.head_dim,
+            add_bias_linear=True,
+            **shared,
+        ),
+        language=_language(geometry.language, layout, shared, dtype),
+    )
+
+
+def padded_vocab_size(vocab_size: int, tensor: int, multiple: int = 128) -> int:
+    """Rows of embedding and head inside the model: the vocabulary, padded to a multiple of `multiple` on each rank."""
+    unit = multiple * tensor
+    return -(-vocab_size // unit) * unit
+
+
+def _shared(layout: ParallelLayout, dtype: torch.dtype, recompute: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "params_dtype": dtype,
+        "bf16": dtype is torch.bfloat16,
+        "tensor_model_parallel_size": layout.tensor,
+        # Weights come from a checkpoint or from model/initialise.py, which does not depend on the process grid.
+        "perform_initialization": False,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        # megatron's fused bias-GELU is the tanh form; InternVL uses the exact one.
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "masked_softmax_fusion": False,
+        "apply_rope_fusion": False,
+        "persist_layer_norm": False,
+        "gradient_accumulation_fusion": False,
+    }
+    if recompute:
+        options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return options
+
+
+def _vision(geometry: VisionGeometry, shared: dict[str, Any]) -> TransformerConfig:
+    return TransformerConfig(
+        num_layers=geometry.layers,
+        hidden_size=geometry.hidden,
+        num_attention_heads=geometry.heads,
+        ffn_hidden_size=geometry.ffn,
+        normalization={"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}[geometry.norm],
+        layernorm_epsilon=geometry.norm_eps,
+        activation_func=torch.nn.functional.gelu,
+        add_bias_linear=True,
+        add_qkv_bias=geometry.qkv_bias,
+        qk_layernorm=geometry.qk_norm,
+        **shared,
+    )
+
+
+def _language(
+    geometry: LanguageGeometry, layout: ParallelLayout, shared: dict[str, Any], dtype: torch.dtype
+) -> TransformerConfig:
+    return TransformerConfig(
+        num_layers=geometry.layers,
+        hidden_size=geometry.hidden,
+        num_attention_heads=geometry.heads,
+        num_query_groups=geometry.kv_heads,
+        kv_channels=geometry.head_dim,
+        ffn_hidden_size=geometry.ffn,
+        normalization="RMSNorm",
+        layernorm_epsilon=geometry.norm_eps,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=geometry.qkv_bias,
+        pipeline_model_parallel_size=layout.pipeline,
+        pipeline_dtype=dtype,
+        # Packs differ in length, so stages tell each other the shape of what they send.
+        variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",  # unused, but megatron refuses its default beside variable lengths
+        batch_p2p_sync=False,
+        deallocate_pipeline_outputs=True,
+        # The engine divides by the whole global batch's weights itself: no division by megatron.
+        calculate_per_token_loss=True,
+        **shared,
+    )
+
+
+def _check_layout(geometry: ModelGeometry, layout: ParallelLayout) -> None:
+    vision, language = geometry.vision, geometry.language
+    tensor_cuts = (
+        (vision.heads, "attention heads of the vision encoder"),
+        (vision.ffn, "MLP channels of the vision encoder"),
+        (language.heads, "attention heads of the language model"),
+        (language.ffn, "MLP channels of the language model"),
+    )
+    for size, what in tensor_cuts:
+        if size % layout.tensor:
+            divisors = [ways for ways in range(1, layout.tensor) if not any(n % ways for n, _ in tensor_cuts)]
+            raise LayoutError(
+                geometry.name, what, size, "tensor-parallel", layout.tensor, f"use one of {divisors} as tensor size"
+            )
+    if max(layout.tensor, language.kv_heads) % min(layout.tensor, language.kv_heads):
+        raise LayoutError(
+            geometry.name, "key-value heads", language.kv_heads, "tensor-parallel", layout.tensor,
+            "use a tensor size that divides them, or a multiple of them",
+        )  # fmt: skip
+    if language.layers % layout.pipeline:
+        raise LayoutError(
+            geometry.name, "language layers", language.layers, "pipeline", layout.pipeline,
+            f"use a pipeline size that divides {language.layers}",
+        )  # fmt: skip

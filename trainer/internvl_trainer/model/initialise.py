@@ -1,0 +1,83 @@
+"""Random weights that do not depend on the process grid.
+
+Each tensor of the model is drawn whole, from a generator seeded by the run's seed and the tensor's checkpoint key, and
+each rank keeps its slice. A model is thus the same function of its seed at any tensor and pipeline size.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import apply_factories
+
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.model.internvl import InternVLModel
+
+STD = 0.02
+"""Standard deviation of matrices and embeddings; matrices that write to a residual get STD / sqrt(2 * layers)."""
+
+
+class WholeTensor(NamedTuple):
+    """A tensor as a checkpoint knows it, whatever the process grid.
+
+    `layer` counts over all pipeline stages; None where the tensor is not part of a stack of layers. `shape` is of one
+    layer; embedding and head have rows that only pad the vocabulary at the end.
+    """
+
+    key: str
+    layer: int | None
+    shape: tuple[int, ...]
+
+
+@torch.no_grad()
+def fill(model: InternVLModel, source: Callable[[WholeTensor], torch.Tensor]) -> None:
+    """Set every weight of this rank to its slice of what `source` gives for the whole tensor."""
+    for shard in _shards(model):
+        stacked = shard.prepend_axis_num
+        layer = shard.global_offset[0] if stacked else None
+        whole = source(WholeTensor(shard.key, layer, tuple(shard.global_shape[stacked:])))
+        for axis, (offset, length) in enumerate(zip(shard.global_offset[stacked:], shard.local_shape, strict=True)):
+            whole = whole.narrow(axis, offset, length)
+        shard.data.copy_(whole)
+
+
+def initialise(model: InternVLModel, seed: int) -> None:
+    """Draw all weights in place: matrices and embeddings normal, biases zero, norms one, layer scale as configured."""
+    fill(model, partial(_draw, model.geometry, seed))
+
+
+def _shards(model: InternVLModel) -> Iterator[ShardedTensor]:
+    state = model.sharded_state_dict()
+    apply_factories(state)
+    return (value for value in nested_values(state) if isinstance(value, ShardedTensor))
+
+
+def _draw(geometry: ModelGeometry, seed: int, tensor: WholeTensor) -> torch.Tensor:
+    """A whole tensor in float32; rows that only pad the vocabulary are zero."""
+    name = tensor.key.rsplit(".", 1)[-1]
+    if name in ("ls1", "ls2"):
+        return torch.full(tensor.shape, geometry.vision.layer_scale_init)
+    if "bias" in name:
+        return torch.zeros(tensor.shape)
+    if "norm" in tensor.key:
+        return torch.ones(tensor.shape)
+    rows, *columns = tensor.shape
+    if "word_embeddings" in tensor.key or "output_layer" in tensor.key:
+        rows = geometry.language.vocab_size
+    digest = hashlib.sha256(f"initialise/{seed}/{tensor.key}/{tensor.layer}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    drawn = torch.empty(rows, *columns).normal_(std=_std(geometry, tensor.key), generator=generator)
+    padding = tensor.shape[0] - rows
+    return torch.cat([drawn, torch.zeros(padding, *columns)]) if padding else drawn
+
+
+def _std(geometry: ModelGeometry, key: str) -> float:
+    if "linear_proj" not in key and "linear_fc2" not in key:
+        return STD
+    layers = geometry.vision.layers if key.startswith("vision_model.") else geometry.language.layers
+    return STD / math.sqrt(2 * layers)

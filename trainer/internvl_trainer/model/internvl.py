@@ -1,0 +1,104 @@
+"""InternVL: vision encoder and projector on the first pipeline stage, the language model over all of them.
+
+Shapes: S tokens of a pack, K supervised tokens, N tiles, T visual tokens, H language width.
+"""
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.enums import ModelType
+from megatron.core.transformer.module import MegatronModule
+
+from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.model.batch import IGNORED, MicroBatch
+from internvl_trainer.model.config import ModelConfigs
+from internvl_trainer.model.language import LogitsAt, SupervisedLoss, build_language_model
+from internvl_trainer.model.pixels import normalise_tiles
+from internvl_trainer.model.projector import Projector
+from internvl_trainer.model.vision import InternViT
+
+MODULE_OF = {
+    Component.VISION: "vision_model",
+    Component.PROJECTOR: "projector",
+    Component.LANGUAGE: "language_model",
+}
+"""Attribute of InternVLModel, and first segment of every checkpoint key, per component."""
+
+
+class InternVLModel(MegatronModule):
+    """This pipeline stage's part of the model."""
+
+    # megatron's schedules and gradient finalisation read these from the model they are given.
+    model_type = ModelType.encoder_or_decoder
+    share_embeddings_and_output_weights = False
+
+    def __init__(self, geometry: ModelGeometry, configs: ModelConfigs, drop_path: float = 0.0):
+        super().__init__(configs.language)
+        self.geometry = geometry
+        self.pre_process = parallel_state.is_pipeline_first_stage()
+        self.post_process = parallel_state.is_pipeline_last_stage()
+        self.tp_group = parallel_state.get_tensor_model_parallel_group()
+        if self.pre_process:
+            self.vision_model = InternViT(configs.vision, geometry.vision, drop_path)
+            self.projector = Projector(configs.projector, geometry, self.tp_group)
+        self.language_model = build_language_model(
+            configs.language, geometry.language, first_stage=self.pre_process, last_stage=self.post_process
+        )
+
+    def part(self, component: Component) -> torch.nn.Module | None:
+        """The module of one component, None where this pipeline stage has none of it."""
+        return getattr(self, MODULE_OF[component], None)
+
+    def freeze_all_but(self, trainable: tuple[Component, ...]) -> None:
+        """Switch gradients on for exactly these components."""
+        for component in Component:
+            part = self.part(component)
+            if part is not None:
+                part.requires_grad_(component in trainable)
+
+    def set_input_tensor(self, input_tensor: list[torch.Tensor | None]) -> None:
+        """What the previous pipeline stage sent, by megatron's schedule; [None] on the first stage."""
+        self.language_model.set_input_tensor(input_tensor[0])
+
+    def forward(self, batch: MicroBatch) -> torch.Tensor:
+        """Hidden states [S, 1, H] for the next stage, or, on the last stage, cross entropy [K] of supervised tokens."""
+        positions_K = (batch.labels_S != IGNORED).nonzero().squeeze(1)
+        loss = SupervisedLoss(self.geometry.language.vocab_size, positions_K, batch.labels_S[positions_K])
+        return self._run_language_model(batch, loss)
+
+    def logits(self, batch: MicroBatch, positions_K: torch.Tensor) -> torch.Tensor:
+        """Logits [K, vocabulary] in float32 at some positions of a pack; for a single pipeline stage."""
+        return self._run_language_model(batch, LogitsAt(self.geometry.language.vocab_size, positions_K))
+
+    def _run_language_model(self, batch: MicroBatch, head: SupervisedLoss | LogitsAt) -> torch.Tensor:
+        tokens_1S = batch.tokens_S[None]
+        return self.language_model(
+            tokens_1S,
+            position_ids=None,
+            attention_mask=None,
+            decoder_input=self._embed(tokens_1S, batch) if self.pre_process else None,
+            packed_seq_params=batch.packed,
+            output_processor=head,
+        )
+
+    def _embed(self, tokens_1S: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        """Token embeddings [S, 1, H] with visual tokens in place of the `<IMG_CONTEXT>` placeholders."""
+        embedded_S1H = self.language_model.embedding(input_ids=tokens_1S, position_ids=None)
+        visual_TH = self.visual_tokens(batch)
+        # A pack without images has run a blank tile: taking its first zero tokens keeps vision encoder and projector
+        # in the graph, with gradients that are exactly zero, so that all ranks and all packs do the same collectives.
+        visual_TH = visual_TH[: batch.image_positions.numel()]
+        return embedded_S1H.index_copy(0, batch.image_positions, visual_TH[:, None].to(embedded_S1H.dtype))
+
+    def visual_tokens(self, batch: MicroBatch) -> torch.Tensor:
+        """Projected visual tokens [T, H] of a pack's tiles in order; of one blank tile where it has none."""
+        tiles_NPPC = batch.tiles_NPPC
+        if tiles_NPPC is None or not len(tiles_NPPC):
+            side = self.geometry.vision.image_size
+            tiles_NPPC = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=batch.tokens_S.device)
+        pixels_NCPP = normalise_tiles(tiles_NPPC, self.config.params_dtype)
+        trained = any(parameter.requires_grad for parameter in self.vision_model.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            # Drop path is a regulariser of a trained encoder; a frozen one is a fixed function.
+            grid_NGGH = self.vision_model.grid_features(pixels_NCPP, batch.place if trained else None)
+        return self.projector(grid_NGGH)

@@ -1,0 +1,162 @@
+"""InternViT on megatron.core's transformer layers.
+
+Shapes: N tiles, C = 3 colours, P x P patch, G x G patch grid, S = 1 + G*G positions (class token first), H hidden.
+Source: InternVL-2.5 report, table 1, and the published modelling code's behaviour.
+"""
+
+from functools import partial
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch.utils.checkpoint import checkpoint
+
+from internvl_trainer.contract.catalog import VisionGeometry
+from internvl_trainer.model.attention import SegmentAttention
+from internvl_trainer.model.droppath import DropPathPlace, branch_scales, layer_rates
+from internvl_trainer.model.norm import FullWidthRMSNorm, norm
+
+
+class InternViTLayer(TransformerLayer):
+    """Pre-norm block with layer scale: x += s * ls1 * attn(norm(x)); x += s * ls2 * mlp(norm(x)).
+
+    Layer scale multiplies the branch after its projection's bias; s is drop path's factor per tile.
+    """
+
+    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, layer_scale: float, **place):
+        super().__init__(config, submodules, **place)
+        self.ls1 = self._layer_scale(layer_scale)
+        self.ls2 = self._layer_scale(layer_scale)
+
+    def _layer_scale(self, value: float) -> torch.nn.Parameter:
+        shape = (self.config.hidden_size,)
+        device, dtype = torch.cuda.current_device(), self.config.params_dtype
+        return torch.nn.Parameter(torch.full(shape, value, device=device, dtype=dtype))
+
+    def forward(self, x_SNH: torch.Tensor, scales_2N: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+        """One block.
+
+        Args:
+            x_SNH: features of all tiles.
+            scales_2N: drop path's factors for the two branches; None keeps both of every tile.
+        """
+        attention, bias = self.self_attention(self.input_layernorm(x_SNH), attention_mask=None)
+        x_SNH = x_SNH + _scaled(attention + bias, self.ls1, None if scales_2N is None else scales_2N[0])
+        hidden, bias = self.mlp(self.pre_mlp_layernorm(x_SNH))
+        return x_SNH + _scaled(hidden + bias, self.ls2, None if scales_2N is None else scales_2N[1])
+
+
+def _scaled(branch_SNH: torch.Tensor, layer_scale_H: torch.Tensor, scale_N: torch.Tensor | None) -> torch.Tensor:
+    branch_SNH = branch_SNH * layer_scale_H
+    return branch_SNH if scale_N is None else branch_SNH * scale_N[:, None]
+
+
+def vision_layer_spec(geometry: VisionGeometry) -> ModuleSpec:
+    """How one InternViT block is built: attention over the whole tile, exact GELU, full-width qk norm if asked for."""
+    qk_norm = FullWidthRMSNorm if geometry.qk_norm else None
+    attention = SelfAttentionSubmodules(
+        linear_qkv=ColumnParallelLinear,
+        core_attention=SegmentAttention,
+        linear_proj=RowParallelLinear,
+        q_layernorm=qk_norm,
+        k_layernorm=qk_norm,
+    )
+    submodules = TransformerLayerSubmodules(
+        input_layernorm=norm,
+        self_attention=ModuleSpec(SelfAttention, {"attn_mask_type": AttnMaskType.no_mask}, attention),
+        pre_mlp_layernorm=norm,
+        mlp=partial(
+            MLP.as_mlp_submodule,
+            submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+        ),
+    )
+    return ModuleSpec(InternViTLayer, {"layer_scale": geometry.layer_scale_init}, submodules)
+
+
+class InternViTEncoder(TransformerBlock):
+    """All blocks, on one pipeline stage; the last block's output goes out without a final norm."""
+
+    def forward(  # type: ignore[override]
+        self, x_SNH: torch.Tensor, rate: float, place: DropPathPlace | None
+    ) -> torch.Tensor:
+        """Run all blocks; drop path is on where `place` is given and `rate` is positive."""
+        recompute = self.config.recompute_granularity == "full" and torch.is_grad_enabled()
+        run = _run_again_in_backward if recompute else _run
+        rates = layer_rates(rate if place is not None else 0.0, len(self.layers))
+        for number, (layer, layer_rate) in enumerate(zip(self.layers, rates, strict=True)):
+            scales_2N = None
+            if place is not None and layer_rate > 0:
+                scales_2N = branch_scales(layer_rate, place, number, x_SNH.size(1)).to(x_SNH)
+            x_SNH = run(layer, x_SNH, scales_2N)
+        return x_SNH
+
+
+def _run(layer: InternViTLayer, x_SNH: torch.Tensor, scales_2N: torch.Tensor | None) -> torch.Tensor:
+    return layer(x_SNH, scales_2N)
+
+
+def _run_again_in_backward(layer: InternViTLayer, x_SNH: torch.Tensor, scales_2N: torch.Tensor | None) -> torch.Tensor:
+    """Keeps the layer's input only. Nothing in a layer draws random numbers, so no random state is kept with it."""
+    return checkpoint(layer, x_SNH, scales_2N, use_reentrant=False, preserve_rng_state=False)
+
+
+class InternViT(MegatronModule):
+    """Patch embedding, class token, learned positions and the encoder."""
+
+    def __init__(self, config: TransformerConfig, geometry: VisionGeometry, drop_path: float = 0.0):
+        super().__init__(config)
+        self.geometry = geometry
+        self.drop_path = drop_path
+        groups = ProcessGroupCollection.use_mpu_process_groups()
+        self.tp_group = groups.tp
+        place = {"device": torch.cuda.current_device(), "dtype": config.params_dtype}
+        hidden, patch, positions = geometry.hidden, geometry.patch_size, geometry.patches_per_side**2 + 1
+        self.patch_weight = torch.nn.Parameter(torch.empty(hidden, 3, patch, patch, **place))
+        self.patch_bias = torch.nn.Parameter(torch.empty(hidden, **place))
+        self.class_token = torch.nn.Parameter(torch.empty(hidden, **place))
+        self.position = torch.nn.Parameter(torch.empty(positions, hidden, **place))
+        blocks = TransformerBlockSubmodules(layer_specs=[vision_layer_spec(geometry)] * geometry.layers)
+        self.encoder = InternViTEncoder(config, blocks, post_layer_norm=False, pg_collection=groups)
+
+    def embed(self, pixels_NCPP: torch.Tensor) -> torch.Tensor:
+        """Patches, class token and positions -> [S, N, H].
+
+        A stride-P convolution is a matrix product over cut patches; as such its weight gradient is the same bits on
+        every tensor-parallel rank, which keeps the replicas of this parameter together.
+        """
+        n, colours, side, _ = pixels_NCPP.shape
+        grid, patch = self.geometry.patches_per_side, self.geometry.patch_size
+        if side != self.geometry.image_size:
+            raise ValueError(f"tiles are {side} px wide, the model takes {self.geometry.image_size} px tiles")
+        cut = pixels_NCPP.reshape(n, colours, grid, patch, grid, patch).permute(2, 4, 0, 1, 3, 5)
+        patches_SNH = torch.nn.functional.linear(
+            cut.reshape(grid * grid, n, colours * patch * patch), self.patch_weight.flatten(1), self.patch_bias
+        )
+        class_1NH = self.class_token.expand(1, n, -1)
+        return torch.cat([class_1NH, patches_SNH]) + self.position[:, None]
+
+    def forward(self, pixels_NCPP: torch.Tensor, place: DropPathPlace | None = None) -> torch.Tensor:
+        """Features of all positions.
+
+        Args:
+            pixels_NCPP: normalised tiles, in the parameters' dtype.
+            place: where in training this pass stands; None switches drop path off.
+
+        Returns:
+            [S, N, H], class token first.
+        """
+        return self.encoder(self.embed(pixels_NCPP), self.drop_path, place)
+
+    def grid_features(self, pixels_NCPP: torch.Tensor, place: DropPathPlace | None = None) -> torch.Tensor:
+        """Features of the patches alone, as a grid [N, G, G, H]."""
+        features_SNH = self(pixels_NCPP, place)
+        grid = self.geometry.patches_per_side
+        return features_SNH[1:].transpose(0, 1).unflatten(1, (grid, grid))

@@ -1,0 +1,134 @@
+"""A folder as an object store: for tests, for one machine, and for a file system that all nodes share."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from internvl_trainer.contract.manifest import StoredObject
+from internvl_trainer.storage.digest import StreamDigest
+from internvl_trainer.storage.errors import (
+    AlreadyExistsError,
+    InvalidLocationError,
+    ObjectNotFoundError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+
+CHUNK = 4 * 1024 * 1024
+_UNFINISHED = ".unfinished-"
+
+
+class LocalFolder:
+    """Objects are files. Each appears under its name only when it is whole and on disk."""
+
+    def read(self, location: str) -> bytes:
+        """See `ObjectStore.read`."""
+        with _translated("read", location):
+            return _path(location).read_bytes()
+
+    def download(self, location: str, path: Path) -> StoredObject:
+        """See `ObjectStore.download`."""
+        with _translated("read", location):
+            return _copy(_path(location), path)
+
+    def upload(self, path: Path, location: str) -> StoredObject:
+        """See `ObjectStore.upload`."""
+        with _translated("write", location):
+            return _copy(path, _path(location))
+
+    def put_if_absent(self, location: str, payload: bytes) -> None:
+        """See `ObjectStore.put_if_absent`. A hard link publishes the finished file, and fails if the name is taken."""
+        target = _path(location)
+        with _translated("write", location), _unfinished(target) as (temporary, sink):
+            sink.write(payload)
+            _flush(sink)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                raise AlreadyExistsError(f"{location} exists already") from None
+            _flush_folder(target.parent)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """See `ObjectStore.list`; there are no ETags."""
+        folder_text = prefix[: prefix.rfind("/") + 1]
+        folder = Path(folder_text or ".")
+        found: list[tuple[str, int]] = []
+        with _translated("list", prefix):
+            for parent, _, names in folder.walk():
+                for name in names:
+                    # Spelled as the caller spells the prefix, so that a listed location begins with what was asked for.
+                    location = folder_text + (parent / name).relative_to(folder).as_posix()
+                    if location.startswith(prefix) and not name.startswith(_UNFINISHED):
+                        # A file deleted since the folder was read is not there, as in any store's listing.
+                        with suppress(FileNotFoundError):
+                            found.append((location, (parent / name).stat().st_size))
+        for location, size in sorted(found):
+            yield location, size, ""
+
+    def delete(self, location: str) -> None:
+        """See `ObjectStore.delete`."""
+        with _translated("delete", location):
+            _path(location).unlink(missing_ok=True)
+
+
+def _path(location: str) -> Path:
+    if not location or "\0" in location:
+        raise InvalidLocationError(f"{location!r} names no file")
+    return Path(location)
+
+
+def _copy(source: Path, target: Path) -> StoredObject:
+    digest = StreamDigest()
+    with source.open("rb") as stream, _unfinished(target) as (temporary, sink):
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            sink.write(chunk)
+        _flush(sink)
+        temporary.replace(target)
+        _flush_folder(target.parent)
+    return StoredObject(key=target.name, size=digest.size, sha256=digest.sha256, crc32=digest.crc32)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A temporary file beside `target`, gone at the end unless it was renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as sink:
+            yield temporary, sink
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(sink: BinaryIO) -> None:
+    sink.flush()
+    os.fsync(sink.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _translated(operation: str, location: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
+        raise ObjectNotFoundError(f"cannot {operation} {location}: {error.filename} does not exist") from error
+    except PermissionError as error:
+        raise StoreDeniedError(f"cannot {operation} {location}: permission denied on {error.filename}") from error
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"cannot {operation} {location}: {error.strerror or type(error).__name__}"
+        ) from error

@@ -1,0 +1,113 @@
+"""The object store that trainer and tools use: one class, which dispatches on the scheme of a URI.
+
+`s3://bucket/key` goes through boto3; `file:///folder/name` and plain paths go to a folder with the same promises. A
+path in a URI is taken literally, without percent-decoding.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from internvl_trainer.contract.manifest import StoredObject
+from internvl_trainer.storage.errors import InvalidLocationError
+from internvl_trainer.storage.local import LocalFolder
+from internvl_trainer.storage.s3 import S3, S3Options
+
+
+class ObjectInfo(NamedTuple):
+    """One row of a listing. `etag` has no quotes, and is empty for stores that have none."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+class Backend(Protocol):
+    """What a kind of store must offer; locations come without their scheme."""
+
+    def read(self, location: str) -> bytes: ...
+    def download(self, location: str, path: Path) -> StoredObject: ...
+    def upload(self, path: Path, location: str) -> StoredObject: ...
+    def put_if_absent(self, location: str, payload: bytes) -> None: ...
+    def list(self, prefix: str) -> Iterator[tuple[str, int, str]]: ...
+    def delete(self, location: str) -> None: ...
+
+
+class ObjectStore:
+    """Reads and writes whole objects.
+
+    Safe to share between threads, to pickle and to use after a fork: the S3 client is made when a process first needs
+    it. All methods raise `StoreError`s: `ObjectNotFoundError`, `StoreUnavailableError` after retries,
+    `StoreDeniedError`, and `InvalidLocationError` for a URI of another scheme.
+    """
+
+    def __init__(self, options: S3Options) -> None:
+        self._backends: dict[str, Backend] = {"s3": S3(options), "file": LocalFolder()}
+
+    def read(self, uri: str) -> bytes:
+        """All bytes of a small object."""
+        backend, location, _ = self._resolve(uri)
+        return backend.read(location)
+
+    def download(self, uri: str, path: Path) -> StoredObject:
+        """Stream an object to `path`, which appears only when it is whole.
+
+        Returns:
+            what was received: size, sha256 and CRC32 of the bytes, the store's ETag. The caller compares; the bytes
+            of a resumed download were digested in one pass as well.
+        """
+        backend, location, _ = self._resolve(uri)
+        return backend.download(location, path)
+
+    def upload(self, path: Path, uri: str) -> StoredObject:
+        """Stream a file to an object, replacing what is there; digests are taken in the same pass.
+
+        Returns:
+            the object with `key` set to the last segment of `uri`.
+        """
+        backend, location, _ = self._resolve(uri)
+        return backend.upload(path, location)
+
+    def put_if_absent(self, uri: str, payload: bytes) -> None:
+        """Write a small object if none is there, as one atomic step among all writers.
+
+        Raises:
+            AlreadyExistsError: somebody was first. A retry after a lost answer can run into one's own object, so
+                compare the bytes before treating it as a conflict.
+        """
+        backend, location, _ = self._resolve(uri)
+        backend.put_if_absent(location, payload)
+
+    def list(self, prefix_uri: str) -> Iterator[ObjectInfo]:
+        """All objects whose URI begins with `prefix_uri`, in the order of their keys; none is no error."""
+        backend, location, scheme = self._resolve(prefix_uri)
+        for found, size, etag in backend.list(location):
+            yield ObjectInfo(scheme + found, size, etag)
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; removing one that is not there is no error."""
+        backend, location, _ = self._resolve(uri)
+        backend.delete(location)
+
+    def _resolve(self, uri: str) -> tuple[Backend, str, str]:
+        scheme, separator, location = uri.partition("://")
+        if not separator:
+            return self._backends["file"], uri, ""
+        if scheme not in self._backends:
+            raise InvalidLocationError(f"{uri!r} has scheme {scheme!r}; use s3://, file:// or a path")
+        return self._backends[scheme], location, f"{scheme}://"
+
+
+def open_store(*, endpoint_url: str | None = None, region: str | None = None, path_style: bool = True) -> ObjectStore:
+    """An object store; nothing is contacted yet.
+
+    Args:
+        endpoint_url: of an S3-compatible store; None means AWS, or what the environment's AWS configuration says.
+        region: None leaves it to the environment.
+        path_style: address buckets by path, which most S3-compatible stores need.
+
+    Raises:
+        InvalidLocationError: the endpoint is no http(s) URL, or carries credentials, which belong in the standard
+            credential chain (environment, shared files, web identity).
+    """
+    return ObjectStore(S3Options(endpoint_url=endpoint_url, region=region, path_style=path_style))

@@ -1,0 +1,97 @@
+"""The training loop of one stage."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from internvl_trainer.checkpoint.state import StepMetrics, TrainState
+from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.data.stream import Pack
+from internvl_trainer.engine.protocol import Engine
+from internvl_trainer.train.interrupt import InterruptedTrainingError
+from internvl_trainer.train.lr import cosine
+
+FRESH = TrainState(step=0, tokens=0, data_packs=0, metrics=())
+
+
+class Checkpoints(Protocol):
+    """What the loop needs of a Checkpointer."""
+
+    def save(self, engine: Engine, state: TrainState) -> ManifestRef: ...
+    def resume(self, engine: Engine) -> TrainState | None: ...
+    def initialise(self, engine: Engine) -> None: ...
+    def publish(self, ref: ManifestRef) -> list[str]: ...
+
+
+class Observer(Protocol):
+    """Who is told about steps and checkpoints."""
+
+    def stepped(self, state: TrainState) -> None: ...
+    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None: ...
+
+
+def train(
+    job: JobConfig,
+    engine: Engine,
+    checkpoints: Checkpoints,
+    feed: Callable[[int], AbstractContextManager[Iterator[list[Pack]]]],
+    observer: Observer,
+    should_stop: Callable[[], bool],
+) -> TrainState:
+    """Train a stage from where it stands to its last step, and publish what it has to publish. Collective.
+
+    Args:
+        feed: this rank's packs of each step, from a step on.
+        should_stop: asked on all ranks after each step; answers the same on all.
+
+    Raises:
+        InterruptedTrainingError: `should_stop` said so; a checkpoint of the last whole step is committed.
+    """
+    state = checkpoints.resume(engine)
+    if state is None:
+        checkpoints.initialise(engine)
+        state = FRESH
+    saved: ManifestRef | None = None
+    with feed(state.step) as steps:
+        for packs in steps:
+            state, saved = _step(job, engine, packs, state), None
+            observer.stepped(state)
+            stopping = should_stop()
+            if stopping or state.step % job.checkpoint.every_steps == 0 or state.step == job.optimization.steps:
+                saved = checkpoints.save(engine, state)
+                observer.saved(state, saved)
+            if stopping and state.step < job.optimization.steps:
+                raise InterruptedTrainingError(state.step, saved.uri if saved else "nothing")
+    # A stage that was resumed at its end has no step left, and commits under its own attempt what it resumed.
+    checkpoints.publish(saved or checkpoints.save(engine, state))
+    return state
+
+
+def _step(job: JobConfig, engine: Engine, packs: list[Pack], state: TrainState) -> TrainState:
+    settings = job.optimization
+    rate = cosine(
+        state.step,
+        peak=settings.peak_lr,
+        warmup_steps=settings.warmup_steps,
+        total_steps=settings.schedule_steps or settings.steps,
+        minimum=settings.min_lr,
+    )
+    begun = time.monotonic()
+    result = engine.train_step(packs, rate, state.step)
+    metrics = StepMetrics(
+        step=state.step + 1,
+        loss=result.loss,
+        grad_norm=result.grad_norm,
+        learning_rate=rate,
+        tokens=result.tokens,
+        tiles=result.tiles,
+        seconds=time.monotonic() - begun,
+    )
+    return TrainState(
+        step=metrics.step,
+        tokens=state.tokens + result.tokens,
+        data_packs=state.data_packs + settings.global_batch,
+        metrics=(*state.metrics, metrics),
+    )

@@ -1,0 +1,46 @@
+"""Who is told about steps and checkpoints: nobody on most ranks; the log and the operator on one."""
+
+import logging
+from datetime import UTC, datetime
+
+from internvl_trainer.checkpoint.state import TrainState
+from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.contract.progress import CheckpointProgress, ProgressReport
+from internvl_trainer.train import progress
+from internvl_trainer.train.report import ProgressReporter
+
+logger = logging.getLogger(__name__)
+
+
+class Silent:
+    """The observer of the ranks that report nothing."""
+
+    def stepped(self, state: TrainState) -> None:
+        """Nothing."""
+
+    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:
+        """Nothing."""
+
+
+class Reporting:
+    """Logs a line per step and keeps the operator informed."""
+
+    def __init__(self, job: JobConfig, reporter: ProgressReporter) -> None:
+        self._job = job
+        self._reporter = reporter
+        self._checkpoint: CheckpointProgress | None = None
+
+    def stepped(self, state: TrainState) -> None:
+        """An optimizer step is done."""
+        status = self._status(state)
+        logger.info(progress.line(status, state.metrics[-1]))
+        self._reporter.submit(status)
+
+    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:
+        """A checkpoint is committed."""
+        self._checkpoint = CheckpointProgress(step=state.step, manifest=checkpoint)
+        self._reporter.submit(self._status(state))
+
+    def _status(self, state: TrainState) -> ProgressReport:
+        return progress.report(self._job, state.metrics, datetime.now(UTC), self._checkpoint)

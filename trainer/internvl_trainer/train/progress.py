@@ -1,0 +1,49 @@
+"""How fast training goes: from step metrics to a line for people and a report for the operator. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from internvl_trainer.checkpoint.state import StepMetrics
+from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.progress import CheckpointProgress, ProgressReport
+
+WINDOW = 10
+"""Steps that rates and the time left are averaged over."""
+
+
+def report(
+    job: JobConfig, metrics: Sequence[StepMetrics], now: datetime, checkpoint: CheckpointProgress | None = None
+) -> ProgressReport:
+    """Where a stage stands after the last of `metrics`.
+
+    Args:
+        metrics: of this stage's steps, oldest first, at least one.
+        now: with time zone.
+        checkpoint: the newest one that this attempt committed.
+    """
+    recent, last, total = metrics[-WINDOW:], metrics[-1], job.optimization.steps
+    seconds = max(sum(each.seconds for each in recent), 1e-6)
+    return ProgressReport(
+        run_uid=job.run.uid,
+        stage=job.stage,
+        attempt=job.attempt,
+        step=last.step,
+        total_steps=total,
+        loss=last.loss,
+        learning_rate=last.learning_rate,
+        tokens_per_second=sum(each.tokens for each in recent) / seconds,
+        tiles_per_second=sum(each.tiles for each in recent) / seconds,
+        eta_seconds=seconds / len(recent) * (total - last.step),
+        checkpoint=checkpoint,
+        reported_at=now,
+    )
+
+
+def line(status: ProgressReport, last: StepMetrics) -> str:
+    """One line for the log."""
+    eta = timedelta(seconds=round(status.eta_seconds or 0))
+    return (
+        f"step {status.step}/{status.total_steps}  loss {last.loss:.4f}  grad {last.grad_norm:.3f}  "
+        f"lr {last.learning_rate:.3e}  {status.tokens_per_second:,.0f} tok/s  "
+        f"{status.tiles_per_second:,.1f} tiles/s  {last.seconds:.2f} s/step  eta {eta}"
+    )
