@@ -1,0 +1,87 @@
+"""The demo's hyper-parameters as plain data: what each run trains, for how long, and at which layout.
+
+Chosen on two CPU cores: a stage trains for some twenty seconds, its loss falls, and the last stage of both runs names
+held-out pictures clearly better than chance.
+"""
+
+from dataclasses import dataclass
+
+from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.manifest import ParallelLayout
+
+VISION, PROJECTOR, LANGUAGE = Component.VISION, Component.PROJECTOR, Component.LANGUAGE
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Limits of a pack, inclusive; `max_tiles` per image where the meta JSON names none."""
+
+    tokens: int = 1024
+    tiles: int = 48
+    max_tiles: int = 6
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `data` is the meta JSON's name in the demo's data set; learning rates are of AdamW."""
+
+    name: str
+    trainable: tuple[Component, ...]
+    data: str
+    steps: int
+    peak_lr: float
+    global_batch: int = 2
+    warmup_steps: int = 5
+    weight_decay: float = 0.01
+    reweighting: str = "square"
+    drop_path: float = 0.0
+    checkpoint_every: int = 20
+    packing: Packing = Packing()
+    publish: tuple[Component, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One InternVLTraining: its layout, its stages, and whose ViT it starts from (run, stage)."""
+
+    name: str
+    model: str
+    nodes: int
+    processes_per_node: int
+    layout: ParallelLayout
+    pretraining: Stage
+    stages: tuple[Stage, ...]
+    vision_from: tuple[str, str] | None = None
+
+
+PRETRAINING = Stage("pretrain", (LANGUAGE,), "pretrain", steps=150, peak_lr=3e-3, checkpoint_every=1000)
+
+TINY_8B = Run(
+    name="tiny-8b-like",
+    model="tiny-8b-like",
+    nodes=2,
+    processes_per_node=2,
+    layout=ParallelLayout(tensor=2, pipeline=2),
+    pretraining=PRETRAINING,
+    stages=(
+        Stage("stage1", (PROJECTOR,), "stage1", steps=40, peak_lr=2e-3),
+        Stage("stage1-5", (VISION, PROJECTOR), "stage1-5", steps=60, peak_lr=1e-3, publish=(VISION,)),
+        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=80, peak_lr=1e-3, drop_path=0.1),
+    ),
+)
+
+TINY_1B = Run(
+    name="tiny-1b-like",
+    model="tiny-1b-like",
+    nodes=2,
+    processes_per_node=1,
+    layout=ParallelLayout(tensor=1, pipeline=2),
+    pretraining=PRETRAINING,
+    stages=(
+        Stage("stage1", (PROJECTOR,), "stage1", steps=40, peak_lr=2e-3),
+        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=80, peak_lr=1e-3, drop_path=0.1),
+    ),
+    vision_from=("tiny-8b-like", "stage1-5"),
+)
+
+RUNS = (TINY_8B, TINY_1B)
