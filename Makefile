@@ -25,7 +25,8 @@ preflight: ## Whether this machine can hold the local cluster; changes nothing
 	@NODES=$(NODES) hack/preflight.sh
 
 .PHONY: cluster-build
-cluster-build: preflight venv ## Bring and build what the cluster is made of (about 15 min the first time)
+cluster-build: venv ## Bring and build what the cluster is made of (about 15 min the first time)
+	@hack/preflight.sh build
 	@$(PYTHON) -m hack.cluster build
 
 .PHONY: cluster-up

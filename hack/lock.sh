@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml into the three hash-locked files of constraints/. Versions that are locked already stay,
+# Resolves pyproject.toml into the hash-locked files of constraints/. Versions that are locked already stay,
 # unless --upgrade is given. No download address is recorded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,3 +12,7 @@ compile() {
 compile --all-extras --output-file constraints/dev.txt "$@"
 compile --extra operator --constraint constraints/dev.txt --output-file constraints/operator.txt
 compile --extra trainer --constraint constraints/dev.txt --output-file constraints/trainer.txt
+# What the Dockerfile builds the wheel with.
+.venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
+  .venv/bin/uv pip compile - --python-version 3.12 --generate-hashes --quiet --no-annotate \
+    --custom-compile-command "make lock" --output-file constraints/build.txt "$@"

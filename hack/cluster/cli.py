@@ -46,7 +46,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--nodes", type=click.IntRange(1, MAX_NODES), default=1, show_default=True, help="How many nodes.")
 @_guarded
 def up(nodes: int) -> None:
-    """Start the cluster; does nothing when just this one is up and well."""
+    """Start the cluster; does nothing when one with so many nodes is up and well."""
     state, report, settings = State(), Report(), Settings.from_environment(nodes)
     found = preflight.problems(settings, state)
     if found:
@@ -88,6 +88,22 @@ def show_status(output: str) -> None:
     else:
         status.show(found)
     sys.exit(0 if found.well else 1)
+
+
+@main.command("power-off")
+@click.argument("node")
+@_guarded
+def power_off(node: str) -> None:
+    """End NODE as a power cut would, for example to see a training recover."""
+    cluster.power_off(State(), node)
+
+
+@main.command("power-on")
+@click.argument("node")
+@_guarded
+def power_on(node: str) -> None:
+    """Start NODE again, with its disk as it was."""
+    cluster.power_on(State(), node)
 
 
 @main.command("mount-environment")

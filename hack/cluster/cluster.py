@@ -26,7 +26,7 @@ from hack.cluster.kubectl import Kubectl
 from hack.cluster.paths import MANIFESTS, State
 from hack.cluster.processes import Started
 from hack.cluster.report import Report
-from hack.cluster.settings import Settings
+from hack.cluster.settings import NODE_PREFIX, Settings
 
 # How long the controller manager waits for a silent node's report, e.g. "12s"; upstream's default is 50 s.
 GRACE_VARIABLE = "INTERNVL_CLUSTER_NODE_GRACE"
@@ -68,19 +68,28 @@ def prepare(state: State, report: Report) -> None:
 
 
 def up(state: State, settings: Settings, report: Report) -> None:
-    """Starts the cluster, unless just this one is up and well already.
+    """Starts the cluster, unless one with at least as many nodes is up and well already.
 
     What a killed or half-dead predecessor left is taken away first. Raises ClusterError, and leaves what was started
     for a look (the next `up` or `down` takes it away), when something does not come up.
     """
     with exclusive(state):
         prepare(state, report)
-        if _is_well(state, settings):
+        if is_well(state):
+            have = node_count(state)
+            if have < len(settings.nodes):
+                raise ClusterError(
+                    f"a cluster with {have} node is up, {len(settings.nodes)} were asked for: "
+                    "run make cluster-down first (its data goes with it)"
+                )
             report.say("the cluster is up already")
             return
         if teardown.exists(state):
             report.say("leftovers of an earlier cluster are here: taking them away first")
             teardown.down(state, report, keep_logs=False)
+        for other in preflight.replaceable(state.cluster):
+            report.say(f"the cluster in {other} is in the way: taking it away")
+            teardown.down(State(other.parent), report)
         preflight.check_network(settings, state.cluster)
         state.prepare()
         _start(state, settings, report)
@@ -139,15 +148,43 @@ def ready_nodes(kubectl: Kubectl) -> set[str]:
     }
 
 
-def _is_well(state: State, settings: Settings) -> bool:
-    """Whether a cluster with just these nodes runs, with every component alive and every node ready."""
+def node_count(state: State) -> int:
+    """With how many nodes the cluster came up; 0 when it did not come up."""
     count = state.run / "nodes"
-    if not count.exists() or count.read_text() != str(len(settings.nodes)):
-        return False
+    return int(count.read_text()) if count.exists() else 0
+
+
+def is_well(state: State) -> bool:
+    """Whether a cluster runs, with every component alive and every node ready."""
     known = processes.recorded(state)
-    if not known or None in known.values():
+    if not known or None in known.values() or not node_count(state):
         return False
     try:
-        return ready_nodes(Kubectl(state)) >= {one.name for one in settings.nodes}
+        return len(ready_nodes(Kubectl(state))) >= node_count(state)
     except ClusterError:
         return False
+
+
+def power_off(state: State, name: str) -> None:
+    """Ends a node as a power cut would: everything on it is gone at once, and nobody was told.
+
+    Raises ClusterError when no such node runs.
+    """
+    process = processes.recorded(state).get(name)
+    if not name.startswith(NODE_PREFIX) or process is None:
+        raise ClusterError(f"no node named {name!r} runs here: see make cluster-status")
+    processes.stop([process], patience=0)
+
+
+def power_on(state: State, name: str) -> None:
+    """Starts a node that `power_off` ended, with its disk as it was. Raises ClusterError when it runs already."""
+    settings = Settings.from_environment(node_count(state) or 1)
+    found = [one for one in settings.nodes if one.name == name]
+    if not found or processes.recorded(state).get(name) is not None:
+        raise ClusterError(f"{name!r} is no node that is off: see make cluster-status")
+    started = node.start(state, settings, found[0])
+    # The API server may not have noticed yet that the node was gone: ask the kubelet first.
+    url = f"http://127.0.0.1:{settings.ports.kubelet_health(found[0].index)}/healthz"
+    waiting.until(f"kubelet of {name} healthy", lambda: waiting.answers(url), 60, started)
+    kubectl = Kubectl(state)
+    waiting.until(f"node {name} ready", lambda: name in ready_nodes(kubectl), 60, started)

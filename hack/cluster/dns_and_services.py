@@ -66,7 +66,7 @@ def start_proxy(state: State, settings: Settings) -> Started:
     path = state.config / "kube-proxy.json"
     path.write_text(json.dumps(proxy_config(state, settings), indent=2))
     (state.run / "kube-proxy.tables").touch()
-    command = [state.binary("cluster"), "kube-proxy", f"--config={path}"]
+    command = [str(state.binary("cluster")), "kube-proxy", f"--config={path}"]
     started = processes.start(state, "kube-proxy", command, debian.environment(state))
     processes.record(state, started)
     return started

@@ -42,4 +42,5 @@ class Kubectl:
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """`kubectl get ... --output=json`, parsed."""
-        return json.loads(self.run("get", *arguments, "--output=json"))
+        found: dict[str, Any] = json.loads(self.run("get", *arguments, "--output=json"))
+        return found

@@ -56,7 +56,8 @@ def remove(state: State, nodes: Sequence[Node], tools: Mapping[str, str]) -> Non
         if owner(node.bridge) == str(state.cluster):
             _ip(tools, "link", "delete", node.bridge)
     proxied = state.run / "kube-proxy.tables"
-    if proxied.exists():
+    # A cluster whose folder was deleted has left no note.
+    if proxied.exists() or not state.run.exists():
         for family in ("ip", "ip6"):
             # The table is missing when kube-proxy died before it made one.
             subprocess.run(
@@ -66,7 +67,7 @@ def remove(state: State, nodes: Sequence[Node], tools: Mapping[str, str]) -> Non
                 check=False,
                 timeout=20,
             )
-        proxied.unlink()
+        proxied.unlink(missing_ok=True)
     note = state.run / "ip_forward.before"
     if note.exists():
         # Docker wants forwarding too; where its bridge is, leave the switch on.

@@ -1,6 +1,8 @@
 """A node: its containerd, its kubelet, and the one process that holds both."""
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,6 @@ from hack.cluster.settings import DOMAIN, Node, Settings
 # Folders that containerd, CNI and the kubelet use whatever they are told: inside the node, each is the node's own.
 _FIXED_FOLDERS = ("/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 
-# The parent of all our containers' cgroups, below the root of each hierarchy.
-CGROUP = "internvl-local"
-
 
 def folder(state: State, node: Node) -> Path:
     return state.nodes / node.name
@@ -30,18 +29,29 @@ def socket(state: State, node: Node) -> Path:
     return state.run / f"{node.name}.sock"
 
 
+def cgroup(state: State) -> str:
+    """The parent of all our containers' cgroups, below the root of each hierarchy; no other cluster's."""
+    return f"internvl-{hashlib.sha256(str(state.cluster).encode()).hexdigest()[:8]}"
+
+
 def component(node: Node) -> str:
     """The name of the node's process in records and logs."""
     return node.name
 
 
 def start(state: State, settings: Settings, node: Node) -> Started:
-    """Writes the node's configuration and starts it; it becomes ready once the API server answers."""
+    """Writes the node's configuration and starts it; it becomes ready once the API server answers.
+
+    Everything that it had on its disk (images, containers) is still there if it ran before.
+    """
     root = folder(state, node)
+    for volatile in (root / "containerd-state", root / "fixed" / "run-containerd"):
+        # What a machine forgets without power; it is here only after `power_off`.
+        shutil.rmtree(volatile, ignore_errors=True)
     for name in ("cni", "kubelet", "containerd", "fixed", "tmp", "pod-logs"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
-    _make_cgroup(node)
+    _make_cgroup(state, node)
     (root / "cni" / "10-bridge.conflist").write_text(json.dumps(cni_config(node, root), indent=2))
     (root / "containerd.toml").write_text(containerd_config(state, node))
     (root / "kubelet.yaml").write_text(yaml.safe_dump(kubelet_config(state, settings, node)))
@@ -194,7 +204,7 @@ def kubelet_config(state: State, settings: Settings, node: Node) -> dict[str, ob
         "tlsPrivateKeyFile": str(pki / f"{node.name}.key"),
         "containerRuntimeEndpoint": f"unix://{socket(state, node)}",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{CGROUP}/{node.name}",
+        "cgroupRoot": f"/{cgroup(state)}/{node.name}",
         # 1.35 refuses the first version of cgroups unless told; the second one does not mind.
         "failCgroupV1": False,
         # A guest on this machine, not its owner: it makes no hierarchy of its own and reserves nothing.
@@ -263,10 +273,10 @@ def remove_fixed_folders(state: State) -> None:
     note.unlink()
 
 
-def _make_cgroup(node: Node) -> None:
+def _make_cgroup(state: State, node: Node) -> None:
     """Makes the parent of the node's containers' cgroups in each hierarchy, as the kubelet expects to find it."""
     for hierarchy in _hierarchies():
-        path = hierarchy / CGROUP / node.name
+        path = hierarchy / cgroup(state) / node.name
         path.mkdir(parents=True, exist_ok=True)
         for child in (path.parent, path):
             # The first version of cpusets starts empty, and a container in an empty one cannot start.
@@ -284,10 +294,10 @@ def _hierarchies() -> list[Path]:
     return [path for path in sorted(top.iterdir()) if (path / "cgroup.procs").exists() and not path.is_symlink()]
 
 
-def remove_cgroups() -> None:
+def remove_cgroups(state: State) -> None:
     """Takes away the cgroups that ended containers leave behind, in each hierarchy."""
     for hierarchy in _hierarchies():
-        top = hierarchy / CGROUP
+        top = hierarchy / cgroup(state)
         if not top.is_dir():
             continue
         for found in sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts)):

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 _MS_RDONLY, _MS_REMOUNT, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 32, 2, 4, 8
@@ -54,7 +55,7 @@ def main() -> int:
     return os.waitstatus_to_exitcode(status) & 0xFF
 
 
-def _node(config: dict) -> int:
+def _node(config: dict[str, Any]) -> int:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     stopping = False
 
@@ -82,7 +83,7 @@ def _node(config: dict) -> int:
     return 0
 
 
-def _mount_all(config: dict) -> None:
+def _mount_all(config: dict[str, Any]) -> None:
     # First away from the machine's mounts, so that nothing which is mounted here shows there; then shared among the
     # node's own, so that containers see what the kubelet mounts for them later.
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
@@ -105,7 +106,7 @@ def _start(command: list[str], environment: dict[str, str], log: str) -> int:
 
 def _reap() -> list[int]:
     """Every process that has ended since: the agents, and orphans, which all become this process's children."""
-    ended = []
+    ended: list[int] = []
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

@@ -19,6 +19,7 @@ from hack.cluster.settings import (
     PODS_VARIABLE,
     PORTS_VARIABLE,
     SERVICES_VARIABLE,
+    TAKE_OVER_VARIABLE,
     Settings,
 )
 
@@ -35,16 +36,17 @@ _SOCKET_LIMIT, _LONGEST_SOCKET = 107, "/run/node-0.sock.ttrpc"
 
 def problems(settings: Settings, state: State) -> list[str]:
     """One line for each thing that keeps the cluster from starting on this machine."""
-    found: list[str] = []
-    for check in (_root, _capabilities, _system, _go, _kernel):
-        line = check()
-        if line:
-            found.append(line)
-    for line in (_disk(state), _path_length(state)):
-        if line:
-            found.append(line)
-    found += network_problems(settings, state.cluster)
-    return found
+    lines = (_root(), _capabilities(), _kernel(), _path_length(state))
+    return [
+        *(line for line in lines if line),
+        *build_problems(state),
+        *network_problems(settings, state.cluster),
+    ]
+
+
+def build_problems(state: State) -> list[str]:
+    """One line for each thing that keeps the cluster's parts from being brought and built; no root is needed."""
+    return [line for line in (_system(), _go(), _disk(state)) if line]
 
 
 def check_network(settings: Settings, cluster: Path) -> None:
@@ -56,7 +58,19 @@ def check_network(settings: Settings, cluster: Path) -> None:
 
 def network_problems(settings: Settings, cluster: Path) -> list[str]:
     """Ports, address ranges and bridges that something else has; ours may be there."""
-    return [*_bridges(cluster), *_ranges(settings, cluster), *_ports(settings, cluster)]
+    yielding = replaceable(cluster)
+    # Whoever has the bridges has most ports too: say it once.
+    return _bridges(cluster, yielding) or [*_ranges(settings), *_ports(settings, {cluster, *yielding})]
+
+
+def replaceable(cluster: Path) -> set[Path]:
+    """The folders of other clusters of this project on this machine that `up` may end.
+
+    Those whose folder is gone, so that nobody can take them down any more; and all of them where the user says so
+    (the variable below), or in CI, where a predecessor that was cut off may have left one.
+    """
+    allowed = os.environ.get(TAKE_OVER_VARIABLE) == "1" or os.environ.get("CI") == "true"
+    return {owner for owner in _owners().values() if owner != cluster and (allowed or not owner.is_dir())}
 
 
 def _root() -> str | None:
@@ -128,23 +142,30 @@ def _path_length(state: State) -> str | None:
     )
 
 
-def _bridges(cluster: Path) -> list[str]:
-    found = []
+def _owners() -> dict[str, Path]:
+    """Bridge -> folder of the cluster that made it, for those that exist and say so."""
+    found = {}
     for node in Settings.from_environment(MAX_NODES).nodes:
         alias = Path(f"/sys/class/net/{node.bridge}/ifalias")
-        if not alias.exists():
-            continue
-        owner = alias.read_text().strip()
-        if owner and owner != str(cluster) and Path(owner).is_dir():
-            found.append(
-                f"network interface {node.bridge} belongs to the cluster in {owner}: run make cluster-down there"
-            )
-        elif owner != str(cluster):
+        if alias.exists() and (owner := alias.read_text().strip()):
+            found[node.bridge] = Path(owner)
+    return found
+
+
+def _bridges(cluster: Path, yielding: set[Path]) -> list[str]:
+    owners, found = _owners(), []
+    for owner in sorted({*owners.values()} - {cluster, *yielding}):
+        found.append(
+            f"the cluster in {owner} is up, and one machine holds one: run make cluster-down there, "
+            f"or set {TAKE_OVER_VARIABLE}=1 to end it from here"
+        )
+    for node in Settings.from_environment(MAX_NODES).nodes:
+        if node.bridge not in owners and Path(f"/sys/class/net/{node.bridge}").exists():
             found.append(f"network interface {node.bridge} exists already: remove it (ip link delete {node.bridge})")
     return found
 
 
-def _ranges(settings: Settings, cluster: Path) -> list[str]:
+def _ranges(settings: Settings) -> list[str]:
     """Routes of the machine into the ranges for pods and Services, but for our own bridges'."""
     own = {node.bridge for node in Settings.from_environment(MAX_NODES).nodes}
     found = []
@@ -165,24 +186,24 @@ def _address(little_endian: str) -> ipaddress.IPv4Address:
     return ipaddress.IPv4Address(bytes.fromhex(little_endian)[::-1])
 
 
-def _ports(settings: Settings, cluster: Path) -> list[str]:
-    taken = _listening()
-    found, said = [], set()
+def _ports(settings: Settings, ours: set[Path]) -> list[str]:
+    """At most two lines: for port 53, which cannot move, and for the first of those that move together."""
+    taken, found = _listening(), {}
     for component, address, port in settings.listeners():
         # A wildcard listener takes the port on every address.
         holder = next((taken[key] for key in ((address, port), ("0.0.0.0", port), ("::", port)) if key in taken), None)
-        if holder is None or port in said:
+        if holder is None:
             continue
         pid, name = _process(holder)
-        if pid is not None and _is_ours(pid, cluster):
-            continue
-        said.add(port)
-        who = f"{name} (process {pid})" if pid is not None else "a process that is not visible here"
-        remedy = (
-            "end it" if port == 53 else f"end it, or set {PORTS_VARIABLE} to another base than {settings.ports.base}"
-        )
-        found.append(f"port {port}, which {component} needs, is in use by {who}: {remedy}")
-    return found
+        if pid is None or _owner(pid) not in ours:
+            who = f"{name} (process {pid})" if pid is not None else "a process that is not visible here"
+            found[port] = f"port {port}, which {component} needs, is in use by {who}"
+    lines = [f"{found.pop(53)}: end it"] if 53 in found else []
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        remedy = f"end it, or set {PORTS_VARIABLE} to another base than {settings.ports.base}"
+        lines.append(f"{next(iter(found.values()))}{more}: {remedy}")
+    return lines
 
 
 def _listening() -> dict[tuple[str, int], str]:
@@ -212,12 +233,14 @@ def _process(inode: str) -> tuple[int | None, str]:
     return None, ""
 
 
-def _is_ours(pid: int, cluster: Path) -> bool:
+def _owner(pid: int) -> Path | None:
+    """The folder of the cluster that started a process; None when none did."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return False
-    return f"INTERNVL_CLUSTER_STATE={cluster}".encode() in environment
+        return None
+    found = [entry.partition(b"=")[2] for entry in environment if entry.startswith(b"INTERNVL_CLUSTER_STATE=")]
+    return Path(found[0].decode()) if found else None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -226,6 +249,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if list(arguments) == ["venv"]:
             found = [line for line in (_disk(state),) if line]
+        elif list(arguments) == ["build"]:
+            found = build_problems(state)
         else:
             found = problems(Settings.from_environment(int(os.environ.get("NODES", "1"))), state)
     except ValueError as error:

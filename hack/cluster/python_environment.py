@@ -6,6 +6,7 @@ installation, the virtual environment and the project's sources to the same path
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -37,7 +38,7 @@ def claim_name(source: str) -> str:
     return f"internvl-env-{source}"
 
 
-def overlay() -> dict[str, object]:
+def overlay() -> dict[str, Any]:
     """What a pod template needs to run this environment; the keys are those of the pod's and the container's spec.
 
     `volumes` go to the pod; `volumeMounts`, `env` and `image` to the container; `python` is the interpreter to call.
@@ -74,9 +75,9 @@ def overlay() -> dict[str, object]:
     }
 
 
-def manifests(state: State, namespace: str) -> list[dict[str, object]]:
+def manifests(state: State, namespace: str) -> list[dict[str, Any]]:
     """A volume and a claim for each source, bound to each other and to nothing else."""
-    documents: list[dict[str, object]] = []
+    documents: list[dict[str, Any]] = []
     for name in sources():
         volume = f"internvl-env-{namespace}-{name}"
         common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
@@ -113,7 +114,7 @@ def manifests(state: State, namespace: str) -> list[dict[str, object]]:
     return documents
 
 
-def mount(state: State, namespace: str) -> dict[str, object]:
+def mount(state: State, namespace: str) -> dict[str, Any]:
     """Makes the claims in a namespace (which it makes if missing), and returns `overlay()`.
 
     Safe to call again; also brings back volumes that were released with a deleted namespace of the same name.

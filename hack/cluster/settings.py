@@ -18,6 +18,8 @@ NODE_PREFIX = "node-"
 PORTS_VARIABLE = "INTERNVL_CLUSTER_PORTS"
 PODS_VARIABLE = "INTERNVL_CLUSTER_POD_CIDR"
 SERVICES_VARIABLE = "INTERNVL_CLUSTER_SERVICE_CIDR"
+# "1": end the cluster of another clone of the project that is in the way.
+TAKE_OVER_VARIABLE = "INTERNVL_CLUSTER_TAKE_OVER"
 
 
 @dataclass(frozen=True)

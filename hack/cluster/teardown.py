@@ -27,9 +27,7 @@ def exists(state: State) -> bool:
     return (
         bool(processes.marked(state))
         or any(network.owner(one.bridge) == str(state.cluster) for one in every)
-        or any(state.run.glob("*"))
-        if state.run.exists()
-        else False
+        or (state.run.exists() and any(state.run.iterdir()))
     )
 
 
@@ -41,7 +39,7 @@ def down(state: State, report: Report, *, keep_logs: bool = True) -> None:
     with report.step("ending the cluster's processes"):
         known = processes.recorded(state)
         for group in _ORDER:
-            found: list[psutil.Process] = [known[name] for name in group if known.get(name)]  # type: ignore[misc]
+            found = [process for name in group if (process := known.get(name)) is not None]
             processes.stop(found, patience=_PATIENCE.get(group[0], 3.0))
         # Whatever a killed predecessor did not live to record.
         processes.stop(processes.marked(state), patience=0)
@@ -50,7 +48,7 @@ def down(state: State, report: Report, *, keep_logs: bool = True) -> None:
         network.remove(state, settings.nodes, debian.environment(state))
         object_store.remove_sockets(object_store.of_cluster(settings))
         node.remove_fixed_folders(state)
-        node.remove_cgroups()
+        node.remove_cgroups(state)
         check_no_mounts(state)
         # `run` last: it holds the notes that this function works from.
         for folder in (state.nodes, state.environment, state.etcd, state.objects, state.pki, state.config,

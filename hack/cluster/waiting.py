@@ -44,7 +44,7 @@ def answers(url: str, authority: Path | None = None, client: tuple[Path, Path] |
             context.load_cert_chain(*map(str, client))
     try:
         with urllib.request.urlopen(url, timeout=2, context=context) as response:
-            return response.status < 400
+            return bool(response.status < 400)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
     except (OSError, TimeoutError):

@@ -11,6 +11,7 @@ from internvl_operator.adapters import logs
 from internvl_operator.config import InvalidSettingsError, load_settings
 
 INVALID_SETTINGS = 2
+CANNOT_SERVE = 3
 
 
 @click.command()
@@ -29,9 +30,16 @@ def main(path: Path | None) -> None:
         sys.exit(INVALID_SETTINGS)
     logs.configure(settings.logging.format, settings.logging.level)
     # Late, so that a wrong setting is told at once.
+    from kubernetes.aio.config import ConfigException
+
+    from internvl_operator.adapters.kube_errors import KubernetesError
     from internvl_operator.handlers import operator
 
-    asyncio.run(operator.run(settings, instance=os.environ.get("POD_NAME", "")))
+    try:
+        asyncio.run(operator.run(settings, instance=os.environ.get("POD_NAME", "")))
+    except (ConfigException, KubernetesError) as error:
+        click.echo(f"internvl-operator: cannot serve: {error}", err=True)
+        sys.exit(CANNOT_SERVE)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Whatever happens, in whatever order, and wherever the operator dies: one live job, stages in order, and an end."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,9 @@ from internvl_trainer.contract.exit_codes import ExitCode
 from tests.property.world import World, training_spec
 
 pytestmark = pytest.mark.unit
+
+EXAMPLES = int(os.environ.get("INTERNVL_EXAMPLES", "40"))
+"""Raise it for a thorough search."""
 
 EXIT_CODES = st.sampled_from([1, 137, None, *(code for code in ExitCode if code)])
 
@@ -128,7 +133,7 @@ class RunUnderFire(RuleBasedStateMachine):
 
 TestRunUnderFire = RunUnderFire.TestCase
 TestRunUnderFire.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRunUnderFire.pytestmark = [pytest.mark.unit]
 
@@ -222,7 +227,7 @@ def expected_end(outcomes: list[str]) -> list[tuple[StageState, int, int, int]]:
 
 
 @given(outcomes=OUTCOMES, deaths=st.lists(st.integers(0, 3), max_size=25))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_an_operator_that_dies_at_any_point_leads_to_the_same_end(outcomes: list[str], deaths: list[int]) -> None:
     undisturbed, disturbed = run_to_the_end(outcomes, []), run_to_the_end(outcomes, deaths)
 

@@ -32,7 +32,7 @@ RUN = RunIdentity(uid="uid-of-run", namespace="team-a", name="demo")
 DIGEST = "ab" * 32
 
 
-def training_spec(stages: int = 2, *, retry_limit: int = 2, **changes: Any) -> TrainingSpec:
+def training_spec(stage_count: int = 2, *, retry_limit: int = 2, **changes: Any) -> TrainingSpec:
     """A valid spec of the tiny model: `stage0`, `stage1`... of 10 steps each, without pauses between attempts."""
     document: dict[str, Any] = {
         "model": "tiny-8b-like",
@@ -50,7 +50,7 @@ def training_spec(stages: int = 2, *, retry_limit: int = 2, **changes: Any) -> T
                 "optimizer": {"peakLr": "1e-3"},
                 "publish": ["vision"] if index == 0 else [],
             }
-            for index in range(stages)
+            for index in range(stage_count)
         ],
         "runPolicy": {"retry": {"limit": retry_limit, "backoffSeconds": {"initial": 0, "max": 0}}},
     }

@@ -31,7 +31,7 @@ from internvl_operator.adapters.kube_errors import (
 JsonObject = dict[str, Any]
 
 EVENT_NOTE_LIMIT = 1024
-"""Characters that the API allows in an Event's note."""
+"""Bytes that the API allows in an Event's note."""
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _RETRY = AsyncRetrying(
@@ -129,6 +129,14 @@ class Kubernetes:
         answer = await self._send("GET", resource.path(namespace), query=query if labels else [])
         return list(answer["items"])
 
+    async def may_list(self, resource: Resource, namespace: str | None) -> None:
+        """Ask for one object of a kind, to learn whether we may.
+
+        Raises:
+            AccessDeniedError: we may not.
+        """
+        await self._send("GET", resource.path(namespace), query=[("limit", "1")])
+
     async def create(self, resource: Resource, body: JsonObject) -> JsonObject:
         """Create an object with an owner; one of the same name and the same owner counts as created.
 
@@ -197,7 +205,7 @@ class Kubernetes:
             "type": severity.value,
             "reason": reason,
             "action": action,
-            "note": note if len(note) <= EVENT_NOTE_LIMIT else note[: EVENT_NOTE_LIMIT - 1] + "…",
+            "note": _cut(note, EVENT_NOTE_LIMIT),
         }
         try:
             await self._send("POST", EVENTS.path(metadata["namespace"]), body=body)
@@ -263,6 +271,14 @@ async def load_configuration() -> Configuration:
 def owners(body: JsonObject) -> set[str]:
     """UIDs of the objects that own this one."""
     return {reference["uid"] for reference in body["metadata"].get("ownerReferences", ())}
+
+
+def _cut(text: str, limit: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    ellipsis = "…"
+    return encoded[: limit - len(ellipsis.encode())].decode(errors="ignore") + ellipsis
 
 
 def _service_account(user: JsonObject) -> TokenIdentity | None:

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -185,7 +185,7 @@ class _S3:
     def read(self, uri: str, limit: int) -> bytes:
         bucket, key = _bucket_and_key(uri)
         answer = self._client.get_object(Bucket=bucket, Key=key)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             if answer["ContentLength"] > limit:
                 raise ObjectTooLargeError(f"{uri} has {answer['ContentLength']} bytes, at most {limit} are expected")
             return bytes(body.read())
@@ -201,7 +201,7 @@ class _S3:
 
     def chunks(self, uri: str) -> Iterator[bytes]:
         bucket, key = _bucket_and_key(uri)
-        with self._client.get_object(Bucket=bucket, Key=key)["Body"] as body:
+        with closing(self._client.get_object(Bucket=bucket, Key=key)["Body"]) as body:
             yield from body.iter_chunks(CHUNK_BYTES)
 
 

@@ -169,6 +169,11 @@ class StageStatus(StatusModel):
     last_failure: Failure | None = None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether an attempt was ever opened, and so what the stage starts from is on record."""
+        return self.start_time is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether an attempt is under way: recorded, and not known to be over."""
         return self.attempt > self.closed_attempt

@@ -42,6 +42,7 @@ class Step(NamedTuple):
 
 def advance(view: StageView, stage: StageStatus) -> Step:
     """Take a stage that is not done as far as what is seen allows: close its attempt, open the next, or wait."""
+    stage = attempts.caught_up(stage, view.observed)
     if stage.is_open:
         step = _follow(view, stage)
         if step.situation is None or step.situation.failed or step.status.is_open:
@@ -157,10 +158,9 @@ def _open_next(view: StageView, stage: StageStatus) -> Step:
         pause = (not_before - view.now).total_seconds()
         last = _text(stage.last_failure) if stage.last_failure else "stopped"
         return Step(stage, Situation(Reason.RESTARTING, f"{last}; the next attempt follows", look_again=pause))
-    number = attempts.next_attempt(stage, view.observed)
     stage = stage.model_copy(
         update={
-            **attempts.opened(stage, number, view.observed.run.name),
+            **attempts.opened(stage, view.observed.run.name),
             "initialised_from": start.origins,
             "start_time": stage.start_time or view.now,
         }
@@ -169,7 +169,7 @@ def _open_next(view: StageView, stage: StageStatus) -> Step:
 
 
 def _start(view: StageView, stage: StageStatus) -> origins.Start:
-    if stage.attempt:
+    if stage.has_begun:
         return origins.Start(stage.initialised_from)
     if view.previous is not None:
         return origins.from_stage(view.previous, view.observed.run)

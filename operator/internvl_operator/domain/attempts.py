@@ -19,15 +19,23 @@ JOB_API_VERSION = "kubeflow.org/v1"
 JOB_KIND = "PyTorchJob"
 
 
-def next_attempt(stage: StageStatus, observed: Observed) -> int:
-    """The number of the attempt to open: above all on record and all whose job or pods are still to be seen."""
+def caught_up(stage: StageStatus, observed: Observed) -> StageStatus:
+    """The record, made to cover every attempt that is to be seen.
+
+    It always does, but after the status was lost (a backup restored, a hand slipped). Then nobody knows what those
+    attempts started from: they are taken as closed, so their jobs are stopped, and the next number is above theirs.
+    """
     seen = [job.attempt for job in observed.jobs if job.stage == stage.name]
     seen += [key.attempt for key in observed.live_pods if key.stage == stage.name]
-    return max([stage.attempt, *seen]) + 1
+    newest = max(seen, default=0)
+    if newest <= stage.attempt:
+        return stage
+    return stage.model_copy(update={"attempt": newest, "closed_attempt": newest, "stopping": None})
 
 
-def opened(stage: StageStatus, attempt: int, run: str) -> dict[str, object]:
-    """The fields of a stage's status that change when an attempt is opened."""
+def opened(stage: StageStatus, run: str) -> dict[str, object]:
+    """The fields of a stage's status that change when the next attempt is opened."""
+    attempt = stage.attempt + 1
     return {
         "attempt": attempt,
         "state": StageState.STARTING,

@@ -37,7 +37,7 @@ def gate_queries(
 def source_queries(spec: TrainingSpec, status: TrainingStatus) -> tuple[SourceQuery, ...]:
     """Where the run starts from, until its first attempt is on record: from then on the record alone counts."""
     first = status.stage(spec.stages[0].name)
-    return () if first.attempt or status.is_finished else run_sources(spec)
+    return () if first.has_begun or status.is_finished else run_sources(spec)
 
 
 def run_sources(spec: TrainingSpec) -> tuple[SourceQuery, ...]:

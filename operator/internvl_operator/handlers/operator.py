@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import kopf
@@ -11,8 +11,8 @@ import kopf
 from internvl_operator.adapters import clock
 from internvl_operator.adapters.gate import Gate
 from internvl_operator.adapters.health import Heartbeat, serve_health
-from internvl_operator.adapters.kube import PYTORCH_JOBS, TRAININGS, Kubernetes
-from internvl_operator.adapters.kube_errors import KubernetesError
+from internvl_operator.adapters.kube import TRAININGS, Kubernetes, Resource
+from internvl_operator.adapters.kube_errors import AccessDeniedError, KubernetesError
 from internvl_operator.adapters.metrics import Metrics
 from internvl_operator.adapters.object_store import ObjectStores
 from internvl_operator.adapters.progress import ProgressBoard, ProgressEndpoint, TokenReviewer, serve_progress
@@ -34,7 +34,7 @@ CHILDREN = {labels.MANAGED_BY: labels.MANAGER}
 EXIT_SECONDS = 20.0
 """A stop that takes longer is cut short, before the kubelet's own patience ends."""
 
-_LOOK_FOR_KINDS_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 5.0
 
 
 async def run(settings: OperatorSettings, *, instance: str = "") -> None:
@@ -46,6 +46,7 @@ async def run(settings: OperatorSettings, *, instance: str = "") -> None:
 
     Raises:
         kubernetes.aio.config.ConfigException: there is no way to the API server.
+        AccessDeniedError: our role does not let us watch what we serve.
         Exception: a watch ended for good (a right is missing, a kind was removed); the process had better end too.
     """
     metrics = Metrics()
@@ -55,7 +56,7 @@ async def run(settings: OperatorSettings, *, instance: str = "") -> None:
             await Kubernetes.connect(reporter=labels.MANAGER, instance=instance or socket.gethostname())
         )
         await stack.enter_async_context(serve_health(settings.health, heartbeat, metrics))
-        await _wait_for_kinds(kube)
+        await _wait_until_servable(kube, settings.watch_namespaces)
         stores = stack.enter_context(closing(ObjectStores(settings.gate)))
         gate = Gate(stores, full_digest_bytes=settings.gate.full_digest_bytes)
         board = ProgressBoard(lambda report_of: runs.nudge(_key(report_of)))
@@ -121,19 +122,29 @@ def _platform(settings: OperatorSettings) -> Platform:
     return Platform(progress=endpoint, pod_template=settings.trainer.pod_template)
 
 
-async def _wait_for_kinds(kube: Kubernetes) -> None:
-    """kopf looks at what the API server serves once, at its start, so nothing may be missing then."""
-    for resource in (TRAININGS, PYTORCH_JOBS):
-        while True:
-            try:
-                if await kube.serves(resource):
-                    break
-                logger.warning(
-                    "waiting for %s.%s/%s: its CRD is not installed", resource.plural, resource.group, resource.version
-                )
-            except KubernetesError as error:
-                logger.warning("waiting for the API server: %s", error)
-            await asyncio.sleep(_LOOK_FOR_KINDS_SECONDS)
+async def _wait_until_servable(kube: Kubernetes, namespaces: Sequence[str]) -> None:
+    """Return once everything that kopf will watch is there and ours to see.
+
+    kopf looks at what the API server serves once, at its start, so nothing may be missing then. And it would meet a
+    missing right with a minute of retries, where one line does.
+    """
+    for resource in (TRAININGS, *watch.CHILDREN):
+        while (obstacle := await _obstacle(kube, resource, namespaces)) is not None:
+            logger.warning("waiting for %s: %s", resource.plural, obstacle)
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+
+async def _obstacle(kube: Kubernetes, resource: Resource, namespaces: Sequence[str]) -> str | None:
+    try:
+        if resource.group and not await kube.serves(resource):
+            return f"its CRD ({resource.group}/{resource.version}) is not installed"
+        for namespace in namespaces or (None,):
+            await kube.may_list(resource, namespace)
+    except AccessDeniedError:
+        raise
+    except KubernetesError as error:
+        return str(error)
+    return None
 
 
 def _key(run: RunIdentity) -> RunKey:

@@ -1,5 +1,6 @@
 """What the processes of a test job do, each story in one launch: starting them costs more than the stories."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -81,6 +82,73 @@ def whole_life(settings: dict[str, Any]) -> Result:
             "step": other.optimizer_step,
         }
     return seen
+
+
+def refuses(settings: dict[str, Any]) -> Result:
+    """One process meets everything that a checkpointer must not do; what it said, by the name of the case."""
+    from internvl_trainer.checkpoint.checkpointer import Checkpointer
+    from internvl_trainer.checkpoint.errors import CheckpointError
+    from internvl_trainer.storage import AlreadyExistsError
+    from tests.integration.checkpoint.toy import Place, ToyEngine
+
+    class Rival(ObjectStore):
+        """Another process of the same attempt is a moment faster."""
+
+        def put_if_absent(self, uri: str, payload: bytes) -> None:
+            super().put_if_absent(uri, payload.replace(b'"tokens": 200', b'"tokens": 201'))
+            super().put_if_absent(uri, payload)
+
+    class LostAnswer(ObjectStore):
+        """The put arrives, its answer does not, and the client's own retry finds the object."""
+
+        def put_if_absent(self, uri: str, payload: bytes) -> None:
+            super().put_if_absent(uri, payload)
+            raise AlreadyExistsError(uri)
+
+    scratch, engine, said = Path(settings["scratch"]), ToyEngine(Place.of(0), 1), {}
+
+    def tell(case: str, action: Callable[[], Any]) -> None:
+        try:
+            said[case] = f"done: {action()}"
+        except CheckpointError as error:
+            said[case] = f"{type(error).__name__}: {error}"
+
+    def checkpointer(stage: str, kind: type[ObjectStore] = ObjectStore) -> Checkpointer:
+        store = store_of(settings)
+        store.__class__ = kind
+        return Checkpointer(job_config(settings, stage=stage), store, scratch)
+
+    tell("no step", lambda: checkpointer("empty").save(engine, train_state(0)))
+    first = checkpointer("twice").save(engine, train_state(1))
+    tell("not final", lambda: checkpointer("twice").publish(first))
+    other = dataclasses.replace(train_state(1), tokens=999)
+    tell("other tokens", lambda: checkpointer("twice").save(engine, other))
+    tell("rival", lambda: checkpointer("rival", Rival).save(engine, train_state(2)))
+    tell("lost answer", lambda: checkpointer("lost", LostAnswer).save(engine, train_state(2)))
+    return said
+
+
+def each_node_fetches_its_own(settings: dict[str, Any]) -> Result:
+    """Two nodes save as PP2 and resume as PP2: what this node downloaded."""
+    import torch.distributed as dist
+
+    from internvl_trainer.checkpoint.checkpointer import Checkpointer
+    from tests.integration.checkpoint.toy import Place, ToyEngine
+
+    class Counting(ObjectStore):
+        downloads: list[str] = []
+
+        def download(self, uri: str, path: Path) -> Any:
+            self.downloads.append(uri.rsplit("/", 1)[-1])
+            return super().download(uri, path)
+
+    place, store = Place.of(dist.get_rank(), pipeline=2), store_of(settings)
+    store.__class__ = Counting
+    checkpointer = Checkpointer(job_config(settings, stage="own"), store, Path(settings["scratch"]))
+    checkpointer.save(ToyEngine(place, 1), train_state(1))
+    engine = ToyEngine(place, 0)
+    checkpointer.resume(engine)
+    return {"holds": all(engine.holds(1).values()), "downloads": sorted(Counting.downloads)}
 
 
 def one_node_cannot_upload(settings: dict[str, Any]) -> Result:
@@ -172,7 +240,7 @@ def hands_the_vit_on(settings: dict[str, Any]) -> Result:
     seen["second"] = ref.model_dump()
 
     third_run = {**small, "run": RunIdentity(uid="uid-3", namespace="default", name="third")}
-    from_second = {component: ref for component in Component}
+    from_second = dict.fromkeys(Component, ref)
     third = Checkpointer(job_config(settings, **{**third_run, "init": from_second}), store, scratch)
     third.initialise(engine)
     seen["third"] = third.save(engine, train_state(1)).model_dump()

@@ -73,6 +73,10 @@ class Cluster:
         conditions = self.status(name).get("conditions", [])
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
+    def reason(self, name: str, kind: str) -> str | None:
+        """Why a condition is as it is; None while it was never set."""
+        return self.condition(name, kind).get("reason")
+
     def change(self, name: str, spec: JsonObject) -> None:
         """Merge fields into a spec."""
         self.custom.patch_namespaced_custom_object(*_in(TRAININGS, self.namespace), name, {"spec": spec})
@@ -114,10 +118,9 @@ class Cluster:
             "apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "controller": True,
             "name": job["metadata"]["name"], "uid": job["metadata"]["uid"],
         }  # fmt: skip
-        metadata = {
-            "name": name, "labels": {**template["metadata"]["labels"], "training.kubeflow.org/replica-index": str(index)},
-            "ownerReferences": [owner],
-        }  # fmt: skip
+        index_label = {"training.kubeflow.org/replica-index": str(index)}
+        pod_labels = {**template["metadata"]["labels"], **index_label}
+        metadata = {"name": name, "labels": pod_labels, "ownerReferences": [owner]}
         # No node: what the pod would run does not matter here, and the API server fills the volumes' defaults.
         spec = {"containers": [{"name": "pytorch", "image": "none"}]}
         self.core.create_namespaced_pod(self.namespace, {"metadata": metadata, "spec": spec})

@@ -29,7 +29,7 @@ def test_two_stages_follow_each_other_through_a_verified_checkpoint(
     cluster.settle_job("run-warmup-a1", "Succeeded")
     eventually(
         "the operator waits for the checkpoint",
-        lambda: cluster.condition("run", "Progressing")["reason"] == "WaitingForCheckpoint",
+        lambda: cluster.reason("run", "Progressing") == "WaitingForCheckpoint",
     )
     assert list(cluster.jobs()) == ["run-warmup-a1"]
 
@@ -37,7 +37,7 @@ def test_two_stages_follow_each_other_through_a_verified_checkpoint(
     cluster.job("run-full-a1")
     handed_on = cluster.config("run-full-a1").init
     assert {ref.sha256 for ref in handed_on.values()} == {digest(manifest)}
-    assert cluster.condition("run", "CheckpointReady")["reason"] == "ManifestVerified"
+    assert cluster.reason("run", "CheckpointReady") == "ManifestVerified"
 
     commit_checkpoint(cluster.config("run-full-a1"), store, tmp_path)
     cluster.settle_job("run-full-a1", "Succeeded")
@@ -85,7 +85,7 @@ def test_the_next_attempt_waits_until_the_last_pod_of_the_old_one_is_gone(
     cluster.settle_job("run-warmup-a1", "Failed")
     eventually(
         "the operator waits for the pod",
-        lambda: cluster.condition("run", "Progressing")["reason"] == "WaitingForPods",
+        lambda: cluster.reason("run", "Progressing") == "WaitingForPods",
     )
     assert hanging in cluster.condition("run", "Progressing")["message"]
     assert "run-warmup-a2" not in cluster.jobs()
@@ -101,7 +101,7 @@ def test_a_mistake_of_the_user_is_not_tried_again(
     cluster.end_pod(pod, 2, "meta.json: no such dataset")
     cluster.settle_job("run-warmup-a1", "Failed")
     eventually("the run fails", lambda: cluster.condition("run", "Failed").get("status") == "True")
-    assert cluster.condition("run", "Failed")["reason"] == "UserError"
+    assert cluster.reason("run", "Failed") == "UserError"
     assert "meta.json: no such dataset" in cluster.condition("run", "Failed")["message"]
     assert list(cluster.jobs()) == ["run-warmup-a1"]
 
@@ -125,14 +125,14 @@ def test_one_run_waits_for_another_ones_vision_encoder(
     cluster.submit(make_training("second", vision={"from": reference}))
     eventually(
         "it looks for the other run",
-        lambda: cluster.condition("second", "Progressing")["reason"] == "VisionSourceNotFound",
+        lambda: cluster.reason("second", "Progressing") == "VisionSourceNotFound",
     )
 
     cluster.submit(make_training("first"))
     cluster.job("first-warmup-a1")
     eventually(
         "it waits for the vision encoder",
-        lambda: cluster.condition("second", "Progressing")["reason"] == "WaitingForVision",
+        lambda: cluster.reason("second", "Progressing") == "WaitingForVision",
     )
 
     commit_checkpoint(cluster.config("first-warmup-a1"), store, tmp_path)

@@ -1,5 +1,8 @@
 """What runs on the ranks of a test's grid. Each function gets the rank's place first."""
 
+import os
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,13 +10,22 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 
+from internvl_trainer.contract import environment
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.protocol import StepResult
+from internvl_trainer.train.main import run
 from tests.integration.trainer.packs import IMAGE, pack
 
 RATE = 1e-3
+
+
+def work(config: Path, log: Path, scratch: Path) -> int:
+    """What the launcher starts, with its log in a file; returns the exit code."""
+    os.environ[environment.SCRATCH] = str(scratch)
+    with log.open("a", buffering=1) as sys.stderr:
+        return run(config)
 
 
 class Training(NamedTuple):
@@ -58,14 +70,8 @@ def meet_a_nan(place: Place, job: JobConfig) -> tuple[str, bool]:
     try:
         step(engine, place, job, 0)
     except Exception as error:  # noqa: BLE001  (its type is what the test asks for)
-        same = all(
-            torch.equal(
-                before[name],
-                weight,
-            )
-            or (before[name].isnan() == weight.isnan()).all()
-            for name, weight in engine.model.named_parameters()
-        )
+        weights = engine.model.named_parameters()
+        same = all(torch.equal(before[name].nan_to_num(), weight.nan_to_num()) for name, weight in weights)
         return type(error).__name__, same
     return "nothing", False
 

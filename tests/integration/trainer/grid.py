@@ -23,16 +23,24 @@ class _Crash:
 def on_grid[T](layout: ParallelLayout, case: Callable[..., T], *arguments: Any, seconds: float = 120) -> list[T]:
     """Call `case(place, *arguments)` on every rank of a fresh grid; results in rank order.
 
-    `case` must be importable: a function at the top of a module. Processes come from a fork server that has imported
-    torch and megatron.core once, so they start at once and know nothing of the test session's own state.
+    `case` must be importable: a function at the top of a module.
+    """
+    return on_ranks(layout.world, _on_place, layout, case, *arguments, seconds=seconds)
+
+
+def on_ranks[T](world: int, case: Callable[..., T], *arguments: Any, seconds: float = 120) -> list[T]:
+    """Call `case(*arguments)` in `world` processes with torchrun's environment; results in rank order.
+
+    Processes come from a fork server that has imported torch and megatron.core once, so they start at once and know
+    nothing of the test session's own state.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     port = _free_port()
-    ends = [context.Pipe(duplex=False) for _ in range(layout.world)]
+    ends = [context.Pipe(duplex=False) for _ in range(world)]
     processes = [
-        context.Process(target=_work, args=(rank, layout, port, writing, case, arguments), daemon=False)
+        context.Process(target=_work, args=(rank, world, port, writing, case, arguments), daemon=False)
         for rank, (_, writing) in enumerate(ends)
     ]
     for process, (_, writing) in zip(processes, ends, strict=True):
@@ -46,6 +54,14 @@ def on_grid[T](layout: ParallelLayout, case: Callable[..., T], *arguments: Any, 
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def _on_place[T](layout: ParallelLayout, case: Callable[..., T], *arguments: Any) -> T:
+    from internvl_trainer.engine import parallel
+
+    result = case(parallel.start(layout), *arguments)
+    parallel.stop()
+    return result
 
 
 def _collect(readings: list[Connection], deadline: float) -> list[Any]:
@@ -69,25 +85,19 @@ def _collect(readings: list[Connection], deadline: float) -> list[Any]:
 
 
 def _work(
-    rank: int,
-    layout: ParallelLayout,
-    port: int,
-    results: Connection,
-    case: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    rank: int, world: int, port: int, results: Connection, case: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    from internvl_trainer.engine import parallel
-
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(layout.world), "GROUP_RANK": "0",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     try:
-        results.send(case(parallel.start(layout), *arguments))
+        results.send(case(*arguments))
     except BaseException:  # noqa: BLE001  (told to the test, whatever it is)
         results.send(_Crash(traceback.format_exc()))
-        os._exit(1)
-    parallel.stop()
+    results.close()
+    # Process groups whose peers have crashed would wait for them at exit.
+    os._exit(0)
 
 
 def _free_port() -> int:

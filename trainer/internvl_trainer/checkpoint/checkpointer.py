@@ -13,18 +13,18 @@ from functools import partial
 from pathlib import Path
 
 from internvl_trainer.checkpoint import sharded, state, transfer, verify
-from internvl_trainer.checkpoint.components import by_component, check_same_shape
+from internvl_trainer.checkpoint.components import OPTIMIZER, by_component, check_same_shape
 from internvl_trainer.checkpoint.errors import (
     CheckpointConflictError,
     InvalidCheckpointError,
     NotFinalError,
     NothingToSaveError,
 )
-from internvl_trainer.checkpoint.load import load_components
+from internvl_trainer.checkpoint.load import Transport, load_components
 from internvl_trainer.checkpoint.origin import Origin, lineage_with
 from internvl_trainer.checkpoint.peers import Peers
 from internvl_trainer.checkpoint.sharded import Checkpointable
-from internvl_trainer.checkpoint.state import TrainState
+from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.base import Component
@@ -54,6 +54,7 @@ class Checkpointer:
         self._store = store
         self._scratch = scratch
         self._peers = Peers.from_environment()
+        self._transport = Transport(store, scratch, self._peers)
         self._origin = None if job.init else Origin({}, ())
 
     def save(self, engine: Checkpointable, train_state: TrainState) -> ManifestRef:
@@ -127,9 +128,7 @@ class Checkpointer:
         sources = self._peers.first(self._sources)
         for ref in dict.fromkeys(source.ref for source in sources.values()):
             components = [component for component, other in sources.items() if other.ref == ref]
-            load_components(
-                sources[components[0]], components, engine, self._job.model, self._store, self._scratch, self._peers
-            )
+            load_components(sources[components[0]], components, engine, self._job.model, self._transport)
         vision = sources.get(Component.VISION)
         self._origin = Origin(dict(self._job.init), lineage_with(*vision) if vision else ())
 
@@ -234,16 +233,20 @@ class Checkpointer:
         manifest = source.manifest
         for component in Component:
             check_same_shape(component, source=manifest.model, target=self._job.model, uri=source.ref.uri)
-        with self._peers.node_folder(self._scratch, "load") as folder:
-            self._peers.each_node(
-                lambda: transfer.download_objects(self._store, source.ref.uri, manifest.objects, folder)
-            )
-            self._peers.each(lambda: sharded.load_all(engine, folder))
-            metrics = state.from_lines((folder / keys.METRICS_NAME).read_bytes())
+        metrics = self._peers.first(lambda: self._metrics(source))
+        model = engine.sharded_model_state()
+        optimizer = engine.sharded_optimizer_state(is_loading=True)
+        loaded = self._transport.load(source, {**model, OPTIMIZER: optimizer})
+        engine.load_model_state({name: loaded[name] for name in model})
+        engine.load_optimizer_state(loaded[OPTIMIZER])
         self._origin = Origin(manifest.parents, manifest.vision_lineage)
         if self._peers.is_first:
             logger.info("resumed from %s at step %d of %d", source.ref.uri, manifest.step, manifest.total_steps)
         return TrainState(manifest.step, manifest.tokens, manifest.data_packs, metrics)
+
+    def _metrics(self, source: Source) -> tuple[StepMetrics, ...]:
+        payload = transfer.read_object(self._store, source.ref.uri, source.manifest, keys.METRICS_NAME)
+        return state.from_lines(payload)
 
     def _sources(self) -> dict[Component, Source]:
         return {component: verify.open_source(self._store, component, ref) for component, ref in self._job.init.items()}

@@ -52,7 +52,10 @@ def checkpoint() -> None:
 def list_checkpoints(
     prefix: str, endpoint_url: str | None, region: str | None, virtual_host_style: bool, output: str
 ) -> None:
-    """List the committed checkpoints below PREFIX: a storage URI, a run's or a stage's folder, or a path."""
+    """List the committed checkpoints below PREFIX: a storage URI, a run's or a stage's folder, or a path.
+
+    Manifests are shown relative to PREFIX.
+    """
     with _store(endpoint_url, region, virtual_host_style) as store:
         uris = (info.uri for info in store.list(prefix.rstrip("/") + "/"))
         found = [_open(store, uri) for uri in uris if keys.parse_manifest_key(uri)]
@@ -148,7 +151,7 @@ def _listing(found: list[Found], prefix: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("RUN", "STAGE", "STEP", "LOSS", "SIZE", "CREATED"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("MANIFEST BELOW THE PREFIX", overflow="fold")
+    table.add_column("MANIFEST", overflow="fold")
     for each in found:
         manifest = each.manifest
         if manifest is None or each.problems:

@@ -1,7 +1,8 @@
 """Loading model tensors from a verified checkpoint, at any layout: for the start of a stage and for evaluation."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from internvl_trainer.checkpoint import sharded, transfer, verify
 from internvl_trainer.checkpoint.components import check_same_shape
 from internvl_trainer.checkpoint.peers import Peers
-from internvl_trainer.checkpoint.sharded import LoadableModel
+from internvl_trainer.checkpoint.sharded import LoadableModel, ShardedStateDict
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
@@ -50,37 +51,46 @@ def load_model(
     """
     if not dist.is_initialized():
         raise RuntimeError("load_model needs a process group, of one process at least: call init_process_group first")
-    wanted, peers = list(components), Peers.from_environment()
-    sources = peers.first(lambda: [verify.open_source(store, component, ref) for component in wanted])
-    load_components(sources[0], wanted, model, geometry, store, scratch, peers)
+    wanted, transport = list(components), Transport(store, scratch, Peers.from_environment())
+    sources = transport.peers.first(lambda: [verify.open_source(store, component, ref) for component in wanted])
+    load_components(sources[0], wanted, model, geometry, transport)
     return sources[0].manifest
 
 
+@dataclass(frozen=True)
+class Transport:
+    """Between the store and the processes of a job, by way of each node's scratch."""
+
+    store: ObjectStore
+    scratch: Path
+    peers: Peers
+
+    def load(self, source: Source, state: ShardedStateDict) -> ShardedStateDict:
+        """Load what `state` asks for from a verified checkpoint. Collective; errors as for `load_model`.
+
+        Each node downloads, once, the files that hold what its processes ask for, and no others: at the layout that
+        wrote a checkpoint these are about the files that the node itself wrote.
+        """
+        with self.peers.node_folder(self.scratch, "load") as folder:
+            self.peers.each_node(lambda: self._download(source, sharded.INDEX_FILES, folder))
+            mine = self.peers.each(lambda: sharded.files_of(folder, state))
+            files = set().union(*self.peers.on_node(mine))
+            self.peers.each_node(lambda: self._download(source, files, folder))
+            return self.peers.each(lambda: sharded.load(state, folder))
+
+    def _download(self, source: Source, names: Collection[str], folder: Path) -> None:
+        wanted = transfer.named(source.manifest, names)
+        transfer.download_objects(self.store, source.ref.uri, wanted, folder)
+
+
 def load_components(
-    source: Source,
-    components: list[Component],
-    model: LoadableModel,
-    geometry: ModelGeometry,
-    store: ObjectStore,
-    scratch: Path,
-    peers: Peers,
+    source: Source, components: list[Component], model: LoadableModel, geometry: ModelGeometry, transport: Transport
 ) -> None:
     """Load some components from one verified checkpoint; collective; errors as for `load_model`."""
     for component in components:
         check_same_shape(component, source=source.manifest.model, target=geometry, uri=source.ref.uri)
-    with peers.node_folder(scratch, "load") as folder:
-        peers.each_node(lambda: _download(store, source, components, folder))
-        peers.each(lambda: sharded.load_components(model, folder, components))
-    if peers.is_first:
+    asked = sharded.model_state(model, components)
+    loaded = transport.load(source, asked)
+    model.load_model_state({name: loaded[name] for name in asked})
+    if transport.peers.is_first:
         logger.info("loaded %s from %s", ", ".join(components), source.ref.uri)
-
-
-def _download(store: ObjectStore, source: Source, components: list[Component], folder: Path) -> None:
-    """The index first: it tells in which files the components' tensors lie."""
-
-    def fetch(names: Iterable[str]) -> None:
-        wanted = transfer.named(source.manifest, set(names))
-        transfer.download_objects(store, source.ref.uri, wanted, folder)
-
-    fetch(sharded.INDEX_FILES)
-    fetch(sharded.files_of(folder, components))

@@ -71,6 +71,10 @@ class Peers:
         self._gather(lambda: result.append(action()))
         return result[0]
 
+    def on_node[T](self, value: T) -> list[T]:
+        """The values that the processes of this node gave."""
+        return [each for node, each in self._gather(lambda: (self.node, value)) if node == self.node]
+
     @contextmanager
     def node_folder(self, scratch: Path, purpose: str) -> Iterator[Path]:
         """An empty folder of this node, the same for all its processes, removed at the end.

@@ -7,18 +7,22 @@ state. A loading node needs the files of the tensors that it asks for and these 
 """
 
 import queue
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from internvl_trainer.checkpoint.components import OPTIMIZER, component_of
 from internvl_trainer.checkpoint.errors import MissingTensorsError, ShardError
@@ -68,38 +72,46 @@ def tensor_names(folder: Path) -> tuple[str, ...]:
     return tuple(_metadata(folder).state_dict_metadata)
 
 
-def files_of(folder: Path, components: Iterable[str]) -> set[str]:
-    """Files that hold any tensor of `components`, or the non-tensor state, by the folder's `.metadata`."""
+def model_state(model: LoadableModel, components: Iterable[Component]) -> ShardedStateDict:
+    """This process's part of some components."""
     wanted = set(components)
-    return {
-        info.relative_path
-        for index, info in _metadata(folder).storage_data.items()
-        if index.fqn.startswith(_COMMON_STATE) or component_of(index.fqn) in wanted
+    return {key: value for key, value in model.sharded_model_state().items() if component_of(key) in wanted}
+
+
+def files_of(folder: Path, state: ShardedStateDict) -> set[str]:
+    """Files that hold anything of what `state` asks for, or the non-tensor state, by the folder's `.metadata`."""
+    metadata, boxes, objects = _metadata(folder), defaultdict(list), set()
+    for leaf in nested_values(load_preprocess(state)[0]):
+        if isinstance(leaf, ShardedTensor):
+            shape = (1,) * leaf.prepend_axis_num + tuple(leaf.local_shape)
+            boxes[leaf.key].append(_Box(tuple(leaf.global_offset), shape))
+        elif isinstance(leaf, ShardedObject):
+            objects.add(leaf.unique_key)
+    stored_boxes = {
+        (name, tuple(chunk.offsets)): _Box(tuple(chunk.offsets), tuple(chunk.sizes))
+        for name, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+        for chunk in entry.chunks
     }
+    files = set()
+    for index, place in metadata.storage_data.items():
+        if index.offset is None:
+            needed = index.fqn.startswith(_COMMON_STATE) or index.fqn in objects
+        else:
+            stored = stored_boxes[index.fqn, tuple(index.offset)]
+            needed = any(stored.meets(box) for box in boxes[index.fqn])
+        if needed:
+            files.add(place.relative_path)
+    return files
 
 
-def load_all(engine: Checkpointable, folder: Path) -> None:
-    """Load model and optimizer, saved at any layout. Collective; errors as for `load_components`."""
-    model = engine.sharded_model_state()
-    loaded = _load({**model, OPTIMIZER: engine.sharded_optimizer_state(is_loading=True)}, folder)
-    engine.load_model_state({key: loaded[key] for key in model})
-    engine.load_optimizer_state(loaded[OPTIMIZER])
-
-
-def load_components(engine: LoadableModel, folder: Path, components: Iterable[Component]) -> None:
-    """Load the model tensors of some components, saved at any layout, and leave the others alone. Collective.
+def load(state: ShardedStateDict, folder: Path) -> ShardedStateDict:
+    """Load what `state` asks for, saved at any layout, into its tensors. Collective.
 
     Raises:
-        MissingTensorsError: the checkpoint lacks a tensor that the engine has, or has it in another global shape.
+        MissingTensorsError: the checkpoint lacks a tensor, or has it in another global shape.
         ShardError: the folder cannot be read.
     """
-    wanted = set(components)
-    model = {key: value for key, value in engine.sharded_model_state().items() if component_of(key) in wanted}
-    loaded = _load(model, folder)
-    engine.load_model_state({key: loaded[key] for key in model})
-
-
-def _load(state: ShardedStateDict, folder: Path) -> ShardedStateDict:
     try:
         loaded: ShardedStateDict = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_UNEXPECTED)
         return loaded
@@ -107,6 +119,20 @@ def _load(state: ShardedStateDict, folder: Path) -> ShardedStateDict:
         raise MissingTensorsError(f"the checkpoint does not fit the job's model: {error}") from error
     except (RuntimeError, AssertionError) as error:
         raise ShardError(f"cannot read the shards in {folder}: {error}") from error
+
+
+class _Box(NamedTuple):
+    """A rectangular part of a tensor: where it begins in the whole, and its extent, axis by axis."""
+
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def meets(self, other: "_Box") -> bool:
+        """Whether both have an element in common."""
+        return all(
+            mine < theirs + their_size and theirs < mine + my_size
+            for mine, my_size, theirs, their_size in zip(*self, *other, strict=True)
+        )
 
 
 def _keep_write_results_in_process() -> None:

@@ -1,5 +1,6 @@
 """Between scratch and object store: many files at once, verified on the way. Torch-free."""
 
+import tempfile
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +55,18 @@ def download_objects(store: ObjectStore, manifest_uri: str, wanted: Iterable[Sto
         raise InvalidCheckpointError.of(manifest_uri, problems)
 
 
+def read_object(store: ObjectStore, manifest_uri: str, manifest: Manifest, key: str) -> bytes:
+    """The bytes of one small object of a checkpoint, verified.
+
+    Raises:
+        InvalidCheckpointError: the manifest does not name it, it is missing, or it has other bytes.
+        StoreError: the store did not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        download_objects(store, manifest_uri, named(manifest, [key]), Path(folder))
+        return (Path(folder) / key).read_bytes()
+
+
 def named(manifest: Manifest, keys: Collection[str]) -> list[StoredObject]:
     """The manifest's objects with these keys.
 
@@ -63,7 +76,7 @@ def named(manifest: Manifest, keys: Collection[str]) -> list[StoredObject]:
     objects = {stored.key: stored for stored in manifest.objects}
     unknown = sorted(set(keys) - objects.keys())
     if unknown:
-        raise InvalidCheckpointError(f"the manifest names no object {', '.join(unknown)}, which its shard index needs")
+        raise InvalidCheckpointError(f"the manifest names no object {', '.join(unknown)}, which is needed")
     return [objects[key] for key in sorted(keys)]
 
 

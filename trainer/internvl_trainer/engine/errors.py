@@ -1,5 +1,7 @@
 """Why a training step, or the start of training, cannot go on. Each type names the exit code it leads to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
@@ -67,3 +69,14 @@ def is_peer_loss(error: BaseException) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+@contextmanager
+def lost_peers_named(activity: str) -> Iterator[None]:
+    """Inside, what means that a peer is gone comes out as PeerLostError, saying what this process was doing."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_peer_loss(error):
+            raise
+        raise PeerLostError(f"lost a peer during {activity}: {error}") from error

@@ -25,9 +25,8 @@ from internvl_trainer.engine.batch import share_tiles, to_device
 from internvl_trainer.engine.errors import (
     NonFiniteLossError,
     NothingSupervisedError,
-    PeerLostError,
     PeerRejectedBatchError,
-    is_peer_loss,
+    lost_peers_named,
 )
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.placeholders import check_placeholders
@@ -74,12 +73,8 @@ class MegatronEngine:
 
     def train_step(self, packs: Sequence[Pack], learning_rate: float, step: int) -> StepResult:
         """See `Engine.train_step`. Loss and gradients are normalised once, over the whole global batch."""
-        try:
+        with lost_peers_named(f"step {step}"):
             return self._train_step(packs, learning_rate, step)
-        except RuntimeError as error:
-            if is_peer_loss(error):
-                raise PeerLostError(f"step {step}: a collective failed: {error}") from error
-            raise
 
     def sharded_model_state(self) -> ShardedStateDict:
         """See `Engine.sharded_model_state`."""

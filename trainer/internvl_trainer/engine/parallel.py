@@ -8,7 +8,7 @@ import torch
 
 from internvl_trainer.contract.manifest import ParallelLayout
 from internvl_trainer.engine import cpu_shim
-from internvl_trainer.engine.errors import WorldSizeError
+from internvl_trainer.engine.errors import WorldSizeError, lost_peers_named
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective may wait for a peer. A dead peer closes its connections and is noticed at once."""
@@ -47,6 +47,7 @@ def start(layout: ParallelLayout) -> Place:
 
     Raises:
         WorldSizeError: the layout needs another number of processes.
+        PeerLostError: not all of them came.
     """
     world = int(os.environ["WORLD_SIZE"])
     if world != layout.world:
@@ -57,12 +58,13 @@ def start(layout: ParallelLayout) -> Place:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     from megatron.core import parallel_state
 
-    torch.distributed.init_process_group("gloo" if on_cpu else "nccl", timeout=TIMEOUT)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        create_gloo_process_groups=False,
-    )
+    with lost_peers_named("rendezvous"):
+        torch.distributed.init_process_group("gloo" if on_cpu else "nccl", timeout=TIMEOUT)
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tensor,
+            pipeline_model_parallel_size=layout.pipeline,
+            create_gloo_process_groups=False,
+        )
     return Place(
         rank=torch.distributed.get_rank(),
         world=world,
@@ -86,5 +88,6 @@ def any_rank(flag: bool) -> bool:
     """Whether `flag` is set on any rank of the job. Collective."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     votes = torch.tensor(float(flag), device=device)
-    torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-    return bool(votes.item())
+    with lost_peers_named("a vote"):
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
+        return bool(votes.item())

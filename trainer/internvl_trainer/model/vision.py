@@ -5,6 +5,7 @@ Source: InternVL-2.5 report, table 1, and the published modelling code's behavio
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -63,7 +64,7 @@ def vision_layer_spec(geometry: VisionGeometry) -> ModuleSpec:
     """How one InternViT block is built: attention over the whole tile, exact GELU, full-width qk norm if asked for."""
     qk_norm = FullWidthRMSNorm if geometry.qk_norm else None
     attention = SelfAttentionSubmodules(
-        linear_qkv=ColumnParallelLinear,
+        linear_qkv=ColumnParallelLinear if geometry.qkv_bias else _column_parallel_without_bias,
         core_attention=SegmentAttention,
         linear_proj=RowParallelLinear,
         q_layernorm=qk_norm,
@@ -79,6 +80,11 @@ def vision_layer_spec(geometry: VisionGeometry) -> ModuleSpec:
         ),
     )
     return ModuleSpec(InternViTLayer, {"layer_scale": geometry.layer_scale_init}, submodules)
+
+
+def _column_parallel_without_bias(*sizes: int, **options: Any) -> ColumnParallelLinear:
+    """megatron gives q, k and v a bias wherever the other linear layers have one; InternViT-6B's have none."""
+    return ColumnParallelLinear(*sizes, **options | {"bias": False})
 
 
 class InternViTEncoder(TransformerBlock):

@@ -27,6 +27,9 @@ def preload() -> None:
         from internvl_trainer.engine import cpu_shim
 
         cpu_shim.install()
+        # Optimizers load it when the first one is made: here it is paid once, not by every worker.
+        import torch._dynamo  # noqa: F401
+
         import internvl_trainer.train.stage  # noqa: F401
 
 

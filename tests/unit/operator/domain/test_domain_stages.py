@@ -1,0 +1,144 @@
+"""Expansion: defaults are filled in, a stage's own values win, and every mistake is told with the field's name."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from internvl_operator.api.reasons import Reason
+from internvl_operator.api.spec import TrainingSpec
+from internvl_operator.domain import job_config
+from internvl_operator.domain.stages import Expansion, expand
+from internvl_operator.domain.state import AttemptKey
+from tests.property.world import World, training_spec
+
+pytestmark = pytest.mark.unit
+
+
+def spec_with_stage(**changes: Any) -> TrainingSpec:
+    """A spec of one stage, with the stage's fields changed."""
+    stage = training_spec(1).stages[0].to_dict()
+    return training_spec(1, stages=[{**stage, **changes}])
+
+
+def fields(expansion: Expansion) -> list[str]:
+    return [problem.field for problem in expansion.problems]
+
+
+def test_a_stage_takes_from_the_spec_what_it_does_not_say() -> None:
+    (stage,) = expand(training_spec(1)).stages
+
+    assert stage.layout.model_dump() == {"tensor": 2, "pipeline": 2, "data": 1}
+    assert (stage.nodes, stage.processes_per_node) == (2, 2)
+    assert (stage.data.meta, stage.data.max_tiles, stage.data.pack_tokens) == ("s3://data/meta.json", 12, 16384)
+    assert (stage.optimization.peak_lr, stage.optimization.weight_decay) == (1e-3, 0.05)
+    assert stage.image.ref == "trainer:test"
+
+
+def test_its_own_values_win_one_by_one_in_data_and_as_a_whole_in_parallelism() -> None:
+    own = {"data": {"packTokens": 512}, "parallelism": {"tensor": 2}, "resources": {"nodes": 4}}
+    expansion = expand(spec_with_stage(**own, globalBatch=8, dropPath="0.1", precision="fp32"))
+
+    assert expansion.problems == ()
+    (stage,) = expansion.stages
+    assert (stage.data.pack_tokens, stage.data.meta) == (512, "s3://data/meta.json")
+    assert stage.layout.model_dump() == {"tensor": 2, "pipeline": 1, "data": 4}
+    assert (stage.nodes, stage.processes_per_node) == (4, 2)
+    assert (stage.optimization.drop_path, stage.optimization.precision) == (0.1, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        (
+            {"parallelism": {"tensor": 3}},
+            "spec.parallelism.tensor",
+            "tensor 3 * pipeline 1 = 3 does not divide nodes 2 * processesPerNode 2 = 4",
+        ),
+        ({"parallelism": {"tensor": 2, "data": 4}}, "spec.parallelism.data", "is 4, but 4 processes"),
+        ({"parallelism": {"tensor": 4}, "model": "InternVL2_5-1B"}, "spec.parallelism.tensor", "14 heads"),
+        (
+            {"parallelism": {"pipeline": 8}, "resources": {"nodes": 8}},
+            "spec.parallelism.pipeline",
+            "more than the 4 layers",
+        ),
+        ({"data": {"meta": "s3://data/meta.json"}}, "spec.stages[stage0].data.tokenizer", "neither for the stage nor"),
+        ({"image": {}}, "spec.image.ref", "no default trainer image"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_name_of_the_field(changes: dict[str, Any], field: str, words: str) -> None:
+    expansion = expand(training_spec(1, **changes))
+
+    problem = next(problem for problem in expansion.problems if problem.field == field)
+    assert words in problem.problem
+    expected = Reason.INVALID_PARALLELISM if "parallelism" in field else Reason.INVALID_SPEC
+    assert problem.reason is expected
+
+
+def test_a_stage_with_sizes_of_its_own_is_named_in_the_field() -> None:
+    assert fields(expand(spec_with_stage(parallelism={"tensor": 3}))) == ["spec.stages[stage0].parallelism.tensor"]
+
+
+def test_a_batch_that_the_replicas_cannot_share_is_told_with_the_multiple_to_use() -> None:
+    spec = spec_with_stage(parallelism={"tensor": 1}, globalBatch=6)
+
+    (problem,) = expand(spec).problems
+
+    assert problem.field == "spec.stages[stage0].globalBatch"
+    assert "use a multiple of 4" in problem.problem
+
+
+def test_two_stages_of_one_name_are_refused() -> None:
+    stage = training_spec(1).stages[0].to_dict()
+
+    assert fields(expand(training_spec(1, stages=[stage, stage]))) == ["spec.stages"]
+
+
+def test_a_number_that_the_trainer_would_refuse_is_refused_here() -> None:
+    spec = spec_with_stage(optimizer={"peakLr": "0"})
+
+    (problem,) = expand(spec).problems
+
+    assert problem.field == "spec.stages[stage0], as peak_lr"
+
+
+def test_the_platforms_image_serves_runs_that_name_none() -> None:
+    (stage,) = expand(training_spec(1, image={}), default_image="trainer:platform").stages
+
+    assert stage.image.ref == "trainer:platform"
+
+
+@given(nodes=st.integers(1, 16), processes=st.integers(1, 8), tensor=st.integers(1, 8), pipeline=st.integers(1, 4))
+def test_a_layout_fills_the_nodes_exactly_or_there_is_none(
+    nodes: int, processes: int, tensor: int, pipeline: int
+) -> None:
+    spec = training_spec(
+        1,
+        resources={"nodes": nodes, "processesPerNode": processes},
+        parallelism={"tensor": tensor, "pipeline": pipeline},
+    )
+
+    expansion = expand(spec)
+
+    world, grid, batch = nodes * processes, tensor * pipeline, spec.stages[0].global_batch
+    fits = world % grid == 0 and 6 % tensor == 0 and pipeline <= 4 and batch % (world // grid) == 0
+    assert (not expansion.problems) == fits
+    assert all(stage.layout.world == world for stage in expansion.stages)
+
+
+def test_the_job_config_says_all_that_an_attempt_needs() -> None:
+    world = World(training_spec(2))
+    world.settle()
+    world.succeed()
+    world.settle()
+    created = world.jobs[-1].create
+
+    config = created.config
+
+    assert (config.stage, config.attempt, config.run.name) == ("stage1", 1, "demo")
+    assert {ref.uri for ref in config.init.values()} == {world.manifests["stage0"].uri}
+    assert config.progress is None, "the endpoint is the job builder's business"
+    assert type(config).from_bytes(config.to_bytes()) == config
+    assert job_config.build(created.stage, world.status.stage("stage1"), created.run) == config
+    assert world.jobs[-1].key == AttemptKey("stage1", 1)
