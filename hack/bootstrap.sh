@@ -31,11 +31,12 @@ if ! .venv/bin/uv --version >/dev/null 2>&1; then
 fi
 echo "   installing the locked packages (about 6 GB; minutes for the first time, seconds from uv's cache) ..." >&2
 quiet=()
-[[ -t 2 ]] || quiet=(--no-progress)
+# The list of 240 packages belongs in no log.
+[[ -t 2 ]] || quiet=(--quiet)
 export VIRTUAL_ENV=$PWD/.venv
 requirements=()
 for file in "${locked[@]}"; do requirements+=(--requirement "$file"); done
 .venv/bin/uv pip install "${quiet[@]}" --require-hashes --compile-bytecode "${requirements[@]}"
-.venv/bin/uv pip install "${quiet[@]}" --quiet --no-deps --editable .
+.venv/bin/uv pip install --quiet --no-deps --editable .
 printf '%s\n' "$digest" >"$stamp"
 echo "ok .venv is ready ($SECONDS s)" >&2

@@ -7,6 +7,11 @@ usable() {
   "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1
 }
 
+if [[ -n ${INTERNVL_PYTHON:-} ]] && ! usable "$INTERNVL_PYTHON"; then
+  echo "INTERNVL_PYTHON is $INTERNVL_PYTHON, which is no Python 3.12 or newer that starts and has venv: name another" >&2
+  exit 1
+fi
+
 shopt -s nullglob
 # The locked packages were resolved for 3.12: the nearest version comes first.
 candidates=("${INTERNVL_PYTHON:-}")

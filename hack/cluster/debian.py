@@ -4,6 +4,7 @@
 the packages against Debian's signed lists. An installed containerd or Docker stays as it is, and unused.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -95,8 +96,10 @@ def _download(folder: Path) -> None:
     try:
         _apt_download(folder)
     except ClusterError:
-        # No package lists yet, or lists so old that they name files which are gone.
-        _run(["apt-get", "-q", "update"], folder)
+        # No package lists yet, or lists so old that they name files which are gone. An update that fails for some
+        # other source is no reason to give up: the download says whether it was enough.
+        with contextlib.suppress(ClusterError):
+            _run(["apt-get", "-q", "update"], folder)
         _apt_download(folder)
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -93,13 +93,20 @@ def _exists(interface: str) -> bool:
     return Path(f"/sys/class/net/{interface}").exists()
 
 
-def network_namespaces() -> set[str]:
-    """The network namespaces of all live processes."""
+def network_namespaces(pids: Iterable[int]) -> set[str]:
+    """The network namespaces of these processes, this one's own excepted."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/ns/net"):
+    for pid in pids:
         with contextlib.suppress(OSError):
-            found.add(str(entry.readlink()))
-    return found
+            found.add(str(Path(f"/proc/{pid}/ns/net").readlink()))
+    return found - {str(Path("/proc/self/ns/net").readlink())}
+
+
+def pods_namespaces() -> set[str]:
+    """The network namespaces of everything that runs on the node."""
+    first = processes.recorded(STATE)["node-0"]
+    assert first is not None
+    return network_namespaces(child.pid for child in first.children(recursive=True))
 
 
 def eventually(test: object, what: str, seconds: float = 30) -> None:
@@ -125,7 +132,7 @@ def _a_machine_that_can() -> Iterator[None]:
 
 def test_comes_up_runs_a_pod_and_leaves_nothing() -> None:
     cluster("down")
-    before, forwarding = network_namespaces(), Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
 
     cluster("up")
     status = json.loads(cluster("status", "--output", "json").stdout)
@@ -135,9 +142,11 @@ def test_comes_up_runs_a_pod_and_leaves_nothing() -> None:
     assert "hello 65532" in run_a_pod()
     assert "is up already" in cluster("up").stderr
 
+    pods = pods_namespaces()
+    assert pods, "training-operator's pod has one"
     cluster("down")
     assert leftovers() == []
-    assert network_namespaces() <= before
+    assert not pods & network_namespaces(psutil.pids())
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forwarding
     assert "no cluster is up" in cluster("down").stderr
 
