@@ -2,40 +2,52 @@
 
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import click
 
-from internvl_trainer.checkpoint.cli import checkpoint
 from internvl_trainer.contract.exit_codes import ExitCode
-
-__all__ = ["checkpoint", "train"]
 
 
 @click.command()
 @click.option("--config", type=click.Path(exists=True, path_type=Path), required=True, help="The job config, as JSON.")
-@click.option("--processes", default=1, show_default=True, help="Workers: tensor x pipeline x data of the layout.")
-@click.option("--scratch", type=click.Path(path_type=Path), default=Path("/tmp/internvl"), show_default=True)
-def train(config: Path, processes: int, scratch: Path) -> None:
-    """Train one stage on this machine, with or without accelerators."""
-    from internvl_trainer.launch.__main__ import launch
-    from internvl_trainer.launch.plan import LaunchPlan
+@click.option(
+    "--processes", default=1, show_default=True, help="Workers, one per accelerator: tensor x pipeline x data."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="Folder for checkpoints on their way and cached data; own one."
+)
+def train(config: Path, processes: int, scratch: Path | None) -> None:
+    """Train one stage on this machine, with or without accelerators.
 
-    try:
-        plan = LaunchPlan(
-            config=config,
-            nodes=1,
-            node_rank=0,
-            processes=processes,
-            master_addr="127.0.0.1",
-            master_port=_free_port(),
-            scratch=scratch,
-            grace_seconds=60,
-        )
-        sys.exit(launch(plan))
-    except ImportError as error:
-        click.echo(f"training needs the extra 'trainer' (pip install 'internvl-operator[trainer]'): {error}", err=True)
-        sys.exit(ExitCode.INVALID_CONFIG)
+    Example: internvl train --config trainer/examples/tiny.json --processes 4
+    """
+    from internvl_trainer.launch.__main__ import launch
+    from internvl_trainer.launch.plan import LaunchPlan, LaunchPlanError
+
+    with tempfile.TemporaryDirectory(prefix="internvl-") as folder:
+        try:
+            plan = LaunchPlan(
+                config=config,
+                nodes=1,
+                node_rank=0,
+                processes=processes,
+                master_addr="127.0.0.1",
+                master_port=_free_port(),
+                scratch=scratch or Path(folder),
+                grace_seconds=60,
+            )
+        except LaunchPlanError as error:
+            click.echo(f"cannot launch: {error}", err=True)
+            sys.exit(ExitCode.INVALID_CONFIG)
+        code = launch(plan)
+    sys.exit(code)
+
+
+@click.group()
+def checkpoint() -> None:
+    """Look at checkpoints."""
 
 
 def _free_port() -> int:

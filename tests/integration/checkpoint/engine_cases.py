@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract.job import JobConfig
@@ -31,6 +33,28 @@ def resume_and_finish(place: Place, job: JobConfig, scratch: Path) -> list[StepR
     state = Checkpointer(job, open_store(), scratch).resume(engine)
     assert state is not None
     return [step(engine, place, job, number) for number in range(state.step, job.optimization.steps)]
+
+
+def resumed_vision(place: Place, job: JobConfig, scratch: Path) -> dict[str, np.ndarray]:
+    """The ViT of a resumed job, which has one process."""
+    engine, checkpointer = _parts(place, job, scratch)
+    assert checkpointer.resume(engine) is not None
+    return _vision(engine)
+
+
+def vision_from_another_run(place: Place, job: JobConfig, scratch: Path) -> tuple[dict[str, np.ndarray], list[float]]:
+    """The ViT of a job of one process that starts from `job.init`, and the losses of two steps from there."""
+    engine, checkpointer = _parts(place, job, scratch)
+    checkpointer.initialise(engine)
+    vision = _vision(engine)
+    return vision, [step(engine, place, job, number).loss for number in range(2)]
+
+
+def _vision(engine: MegatronEngine) -> dict[str, np.ndarray]:
+    weights = engine.model.named_parameters()
+    return {
+        name: weight.detach().float().numpy().copy() for name, weight in weights if name.startswith("vision_model.")
+    }
 
 
 def _parts(place: Place, job: JobConfig, scratch: Path) -> tuple[MegatronEngine, Checkpointer]:

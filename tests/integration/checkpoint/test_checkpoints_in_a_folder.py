@@ -1,34 +1,47 @@
-"""A folder has no ETags: there, only the digests taken while downloading can tell that an object was damaged."""
+"""Checkpoints in a folder: it has no ETags, so only the digests taken while downloading tell of damage."""
 
 from pathlib import Path
 
 import pytest
 
-from internvl_trainer.contract import keys
-from tests.integration.checkpoint.jobs import run_story
+from tests.integration.checkpoint import stories
+from tests.integration.checkpoint.stories import LOG, Setting, run_story
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
-def test_flipped_bits_make_resume_fall_back(tmp_path: Path) -> None:
-    settings = {"storage": f"file://{tmp_path}/store"}
-    (saved,) = run_story("saves", {**settings, "steps": [1, 2]}, tmp_path)
-    manifest = Path(saved["refs"][1]["uri"].removeprefix("file://"))
-    victim = manifest.with_name("optimizer__0_1.distcp")
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path, f"file://{tmp_path}/store")
+
+
+def _path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def test_flipped_bits_make_resume_fall_back(setting: Setting) -> None:
+    (saved,) = run_story(stories.saves, setting, [1, 2])
+    victim = _path(saved["refs"][1].uri).with_name("optimizer__0_1.distcp")
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
-    assert run_story("resumes", {**settings, "attempt": 2}, tmp_path) == [{"step": 1, "holds": True}]
-
-    manifest.with_name(keys.MANIFEST_NAME).unlink()
-    first = Path(saved["refs"][0]["uri"].removeprefix("file://"))
-    first.write_bytes(first.read_bytes().replace(b'"uid-1"', b'"uid-2"'))
-    assert run_story("resumes", {**settings, "attempt": 2}, tmp_path) == [{"step": 0, "holds": True}]
+    (seen,) = run_story(stories.resumes, setting, 2)
+    assert (seen["step"], seen["holds"]) == (1, True)
+    assert "DigestMismatch: object optimizer__0_1.distcp" in seen[LOG]
 
 
-def test_what_must_not_be_done_is_refused_by_name(tmp_path: Path) -> None:
-    (said,) = run_story("refuses", {"storage": f"file://{tmp_path}/store"}, tmp_path)
-    assert said["no step"].startswith("NothingToSaveError: stage empty has trained no step yet")
+def test_a_checkpoint_of_another_run_is_never_resumed(setting: Setting) -> None:
+    (saved,) = run_story(stories.saves, setting, [1])
+    manifest = _path(saved["refs"][0].uri)
+    manifest.write_bytes(manifest.read_bytes().replace(b'"uid-1"', b'"uid-2"'))
+    (seen,) = run_story(stories.resumes, setting, 2)
+    assert seen["step"] == 0
+    assert "WrongRun: the manifest belongs to run uid-2, expected uid-1" in seen[LOG]
+
+
+def test_what_must_not_be_done_is_refused_by_name(setting: Setting) -> None:
+    (said,) = run_story(stories.refuses, setting)
+    assert said["no step"].startswith("NothingToSaveError: stage twice has trained no step yet")
     assert said["not final"].startswith("NotFinalError: ")
     assert "is of step 1 of 2; publish the last one" in said["not final"]
     assert said["other tokens"].startswith("CheckpointConflictError: ")
@@ -37,12 +50,13 @@ def test_what_must_not_be_done_is_refused_by_name(tmp_path: Path) -> None:
     assert said["lost answer"].startswith("done: ")
 
 
-def test_each_node_downloads_only_what_it_needs(tmp_path: Path) -> None:
-    first, second = run_story("each_node_fetches_its_own", {"storage": f"file://{tmp_path}/store"}, tmp_path, nodes=2)
+def test_each_node_downloads_only_what_it_needs(setting: Setting) -> None:
+    first, second = run_story(stories.each_node_fetches_its_own, setting, nodes=2)
     assert first["holds"]
     assert second["holds"]
-    index = [".metadata", "metadata.json"]
-    assert first["downloads"] == [*index[:1], "__0_0.distcp", *index[1:], "metrics.jsonl", "optimizer__0_1.distcp"]
+    assert first["downloads"] == [
+        *(".metadata", "__0_0.distcp", "metadata.json", "metrics.jsonl", "optimizer__0_1.distcp")
+    ]
     # Rank 0's file holds the state that is no tensor, which everybody reads.
     assert second["downloads"] == [
         *(".metadata", "__0_0.distcp", "__1_0.distcp", "metadata.json", "optimizer__1_1.distcp")

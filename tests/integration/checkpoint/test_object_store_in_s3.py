@@ -25,7 +25,7 @@ from internvl_trainer.storage import (
     open_store,
 )
 from internvl_trainer.storage import s3 as s3_module
-from internvl_trainer.storage.digest import encode_crc32
+from internvl_trainer.storage.digest import crc32_of, encode_crc32
 
 pytestmark = pytest.mark.integration
 MEBIBYTE = 1024 * 1024
@@ -106,7 +106,7 @@ def test_a_failed_multipart_upload_leaves_no_parts(
     source.write_bytes(bytes(11 * MEBIBYTE))
     backend = s3_module.S3(s3_module.S3Options(endpoint_url=s3_server.endpoint))
     # The server refuses part 2: its checksum does not fit its bytes.
-    crcs = iter([s3_module.crc32_of(bytes(5 * MEBIBYTE)), "AAAAAA=="])
+    crcs = iter([crc32_of(bytes(5 * MEBIBYTE)), "AAAAAA=="])
     monkeypatch.setattr(s3_module, "crc32_of", lambda payload: next(crcs, "AAAAAA=="))
     with pytest.raises(StoreUnavailableError, match="BadDigest"):
         backend.upload(source, f"checkpoints/{tmp_path.name}/shard")

@@ -235,10 +235,12 @@ class Checkpointer:
             check_same_shape(component, source=manifest.model, target=self._job.model, uri=source.ref.uri)
         metrics = self._peers.first(lambda: self._metrics(source))
         model = engine.sharded_model_state()
-        optimizer = engine.sharded_optimizer_state(is_loading=True)
-        loaded = self._transport.load(source, {**model, OPTIMIZER: optimizer})
-        engine.load_model_state({name: loaded[name] for name in model})
-        engine.load_optimizer_state(loaded[OPTIMIZER])
+        optimizer = {OPTIMIZER: engine.sharded_optimizer_state(is_loading=True)}
+        with self._transport.fetched(source, model | optimizer) as folder:
+            # The model first, and wholly: an optimizer derives its float32 weights from the model's when these are
+            # loaded, which would undo what had been loaded into them before.
+            engine.load_model_state(self._transport.load(folder, model))
+            engine.load_optimizer_state(self._transport.load(folder, optimizer)[OPTIMIZER])
         self._origin = Origin(manifest.parents, manifest.vision_lineage)
         if self._peers.is_first:
             logger.info("resumed from %s at step %d of %d", source.ref.uri, manifest.step, manifest.total_steps)

@@ -1,7 +1,8 @@
 """Loading model tensors from a verified checkpoint, at any layout: for the start of a stage and for evaluation."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +66,9 @@ class Transport:
     scratch: Path
     peers: Peers
 
-    def load(self, source: Source, state: ShardedStateDict) -> ShardedStateDict:
-        """Load what `state` asks for from a verified checkpoint. Collective; errors as for `load_model`.
+    @contextmanager
+    def fetched(self, source: Source, state: ShardedStateDict) -> Iterator[Path]:
+        """A folder from which `load` can load `state`, or parts of it. Collective; errors as for `load_model`.
 
         Each node downloads, once, the files that hold what its processes ask for, and no others: at the layout that
         wrote a checkpoint these are about the files that the node itself wrote.
@@ -76,7 +78,12 @@ class Transport:
             mine = self.peers.each(lambda: sharded.files_of(folder, state))
             files = set().union(*self.peers.on_node(mine))
             self.peers.each_node(lambda: self._download(source, files, folder))
-            return self.peers.each(lambda: sharded.load(state, folder))
+            yield folder
+
+    def load(self, folder: Path, state: ShardedStateDict) -> ShardedStateDict:
+        """What `state` asks for, loaded into its tensors from a fetched folder. Collective."""
+        loaded = self.peers.each(lambda: sharded.load(state, folder))
+        return {name: loaded[name] for name in state}
 
     def _download(self, source: Source, names: Collection[str], folder: Path) -> None:
         wanted = transfer.named(source.manifest, names)
@@ -90,7 +97,7 @@ def load_components(
     for component in components:
         check_same_shape(component, source=source.manifest.model, target=geometry, uri=source.ref.uri)
     asked = sharded.model_state(model, components)
-    loaded = transport.load(source, asked)
-    model.load_model_state({name: loaded[name] for name in asked})
+    with transport.fetched(source, asked) as folder:
+        model.load_model_state(transport.load(folder, asked))
     if transport.peers.is_first:
         logger.info("loaded %s from %s", ", ".join(components), source.ref.uri)
