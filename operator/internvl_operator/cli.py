@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from internvl_operator.api import crd as crds
+from internvl_operator.api import reference
 from internvl_operator.api.base import KIND
 from internvl_operator.api.training import InternVLTraining
 from internvl_operator.domain import queries
@@ -28,19 +29,19 @@ OPERATOR_IMAGE = "(the operator's trainer.image)"
     "--root", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="The repository; default: here."
 )
 def crd(write: bool, check: bool, root: Path) -> None:
-    """Print, write or check the CustomResourceDefinition, generated from the API's models."""
-    text = crds.to_yaml()
+    """Print the CustomResourceDefinition, or write or check the generated files of the repository."""
+    generated = dict.fromkeys(crds.COPIES, crds.to_yaml()) | {reference.PAGE: reference.to_markdown()}
     if write:
-        for copy in crds.COPIES:
-            (root / copy).parent.mkdir(parents=True, exist_ok=True)
-            (root / copy).write_text(text, encoding="utf-8")
-            click.echo(f"wrote {root / copy}")
+        for path, text in generated.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text, encoding="utf-8")
+            click.echo(f"wrote {root / path}")
     elif check:
-        stale = [str(copy) for copy in crds.COPIES if not _holds(root / copy, text)]
+        stale = [str(path) for path, text in generated.items() if not _holds(root / path, text)]
         if stale:
             raise click.ClickException(f"{', '.join(stale)} differ from the models; run `internvl crd --write`")
     else:
-        click.echo(text, nl=False)
+        click.echo(crds.to_yaml(), nl=False)
 
 
 @click.command()

@@ -16,6 +16,7 @@ CHART = REPOSITORY / "charts" / "internvl-operator"
 NAMESPACE = "platform"
 
 JsonObject = dict[str, Any]
+RenderAll = Callable[..., list[JsonObject]]
 Render = Callable[..., dict[tuple[str, str], JsonObject]]
 Helm = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,15 +36,20 @@ def helm() -> Helm:
 
 
 @pytest.fixture
-def render(helm: Helm, tmp_path: Path) -> Render:
-    """Renders the chart with values, and gives the objects by (kind, name)."""
+def render_all(helm: Helm, tmp_path: Path) -> RenderAll:
+    """Renders the chart with values, and gives all objects."""
 
-    def render(**values: Any) -> dict[tuple[str, str], JsonObject]:
+    def render_all(**values: Any) -> list[JsonObject]:
         path = tmp_path / "values.json"
         path.write_text(json.dumps(values))
         rendered = helm("template", "release", str(CHART), f"--namespace={NAMESPACE}", f"--values={path}")
         assert rendered.returncode == 0, rendered.stderr
-        objects = [body for body in yaml.safe_load_all(rendered.stdout) if body]
-        return {(body["kind"], body["metadata"]["name"]): body for body in objects}
+        return [body for body in yaml.safe_load_all(rendered.stdout) if body]
 
-    return render
+    return render_all
+
+
+@pytest.fixture
+def render(render_all: RenderAll) -> Render:
+    """The same by (kind, name), for one served namespace."""
+    return lambda **values: {(body["kind"], body["metadata"]["name"]): body for body in render_all(**values)}

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from hack.cluster.paths import REPOSITORY
 from internvl_operator.config import OperatorSettings, load_settings
-from tests.chart.conftest import CHART, NAMESPACE, Helm, JsonObject, Render
+from tests.chart.conftest import CHART, NAMESPACE, Helm, JsonObject, Render, RenderAll
 
 pytestmark = pytest.mark.integration
 
@@ -82,16 +82,14 @@ def test_large_numbers_stay_whole(render: Render, tmp_path: Path) -> None:
     assert settings(render(gate={"fullDigestBytes": 10**12}), tmp_path).gate.full_digest_bytes == 10**12
 
 
-def test_every_served_namespace_gets_its_own_small_role(render: Render) -> None:
-    objects = render(watchNamespaces=["team-a", "team-b"])
-    roles = [body for (kind, _), body in objects.items() if kind == "Role"]
-    assert roles, "roles of the same name in two namespaces"
-    rendered = render(watchNamespaces=["team-a"])
-    assert rendered["Role", NAME]["metadata"]["namespace"] == "team-a"
-    assert rendered["RoleBinding", NAME]["subjects"] == [
-        {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
-    ]
-    cluster_wide = rules(rendered["ClusterRole", f"{NAMESPACE}-{NAME}"])
+def test_every_served_namespace_gets_its_own_small_role(render_all: RenderAll) -> None:
+    objects = render_all(watchNamespaces=["team-a", "team-b"])
+    for kind in ("Role", "RoleBinding"):
+        made = [body["metadata"]["namespace"] for body in objects if body["kind"] == kind]
+        assert made == ["team-a", "team-b"]
+    subjects = [body["subjects"] for body in objects if body["kind"] == "RoleBinding"]
+    assert subjects == [[{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]] * 2
+    (cluster_wide,) = (rules(body) for body in objects if body["kind"] == "ClusterRole")
     assert cluster_wide == {("authentication.k8s.io", "tokenreviews", "create")}
 
 

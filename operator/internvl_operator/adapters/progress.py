@@ -170,6 +170,7 @@ class ProgressEndpoint:
         try:
             identity = await self._reviewer.identity(token.strip())
         except KubernetesError as error:
+            logger.warning("a trainer's token cannot be reviewed: %s", error)
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE, f"the token cannot be reviewed now: {error.reason or error.code}"
             ) from error

@@ -63,7 +63,7 @@ class Condition(StatusModel):
 
 
 class Progress(StatusModel):
-    """The newest report of the attempt that runs now; kept from the last one while nothing runs."""
+    """The newest report of the current stage; that of its last attempt until the next one reports."""
 
     stage: StageName
     attempt: int = Field(ge=1)

@@ -26,7 +26,6 @@ class StageView:
     """One stage within what this pass sees."""
 
     spec: TrainingSpec
-    name: str
     previous: StageStatus | None
     """The stage before, which is done; None for the first."""
     observed: Observed
@@ -147,6 +146,7 @@ def _open_next(view: StageView, stage: StageStatus) -> Step:
     if retry.is_exhausted(stage, view.spec.run_policy.retry):
         return _failed(stage, Reason.RETRY_LIMIT_EXCEEDED, _exhausted(view, stage))
     if view.spec.suspend:
+        stage = stage.model_copy(update={"state": StageState.PENDING})
         return Step(stage, Situation(Reason.SUSPENDED, f"suspended at stage {stage.name}; nothing runs"))
     if blocked_by := attempts.blockers(stage, view.observed):
         return _wait_for(stage, blocked_by)

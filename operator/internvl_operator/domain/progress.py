@@ -46,6 +46,23 @@ def fold_run(progress: Progress | None, report: ProgressReport | None) -> Progre
     )
 
 
+def at_end(progress: Progress | None, stage: StageStatus) -> Progress | None:
+    """The run's progress once its last stage is verified: the manifest knows the last step, the last report may not."""
+    if progress is None or progress.stage != stage.name:
+        return progress
+    return progress.model_copy(
+        update={
+            "step": stage.steps,
+            "total_steps": stage.steps,
+            "percent": 100,
+            "steps": f"{stage.steps}/{stage.steps}",
+            "loss": stage.last_loss or progress.loss,
+            "eta_seconds": 0,
+            "eta": duration(0),
+        }
+    )
+
+
 def duration(seconds: float) -> str:
     """Seconds in two units for people: 45s, 12m30s, 2h05m, 3d04h."""
     whole = round(seconds)

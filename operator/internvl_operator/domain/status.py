@@ -12,6 +12,7 @@ from internvl_operator.api.status import (
     ConditionType,
     Failure,
     Phase,
+    Progress,
     StageState,
     StageStatus,
     TrainingStatus,
@@ -83,10 +84,9 @@ def _advance_all(
         status = observed.status.stage(stage.name)
         if situation is None and status.state is not StageState.SUCCEEDED:
             previous = stages[-1] if stages else None
-            view = StageView(spec, stage.name, previous, observed, now)
-            status, situation = advance(view, status)
-            report = observed.progress.get(AttemptKey(stage.name, status.attempt)) if status.is_open else None
-            status = progress.fold_stage(status, report)
+            if status.is_open:
+                status = progress.fold_stage(status, observed.progress.get(AttemptKey(stage.name, status.attempt)))
+            status, situation = advance(StageView(spec, previous, observed, now), status)
         stages.append(status)
     return tuple(stages), situation or _DONE
 
@@ -103,7 +103,6 @@ def _derive(
     current = next(
         (stage for stage in stages if stage.state is not StageState.SUCCEEDED), stages[-1] if stages else None
     )
-    report = observed.progress.get(AttemptKey(current.name, current.attempt)) if current and current.is_open else None
     return TrainingStatus(
         observed_generation=observed.generation,
         phase=_phase(stages, current, situation),
@@ -113,10 +112,21 @@ def _derive(
         stages_summary=f"{sum(stage.state is StageState.SUCCEEDED for stage in stages)}/{len(stages)}"
         if stages
         else "",
-        progress=progress.fold_run(recorded.progress, report),
+        progress=_progress(recorded, current, observed),
         stages=stages,
         failures=_ring(recorded, stages),
     )
+
+
+def _progress(recorded: TrainingStatus, current: StageStatus | None, observed: Observed) -> Progress | None:
+    """The newest report of the current attempt, else the last one of its stage: another stage's would mislead."""
+    if current is None:
+        return recorded.progress
+    report = observed.progress.get(AttemptKey(current.name, current.attempt))
+    newest = progress.fold_run(recorded.progress, report)
+    if newest is None or newest.stage != current.name:
+        return None
+    return progress.at_end(newest, current) if current.state is StageState.SUCCEEDED else newest
 
 
 def _conditions(

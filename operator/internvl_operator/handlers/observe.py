@@ -1,6 +1,5 @@
 """Reads what one pass decides by, in the order that `domain.state` asks for: the run, its children, the stores."""
 
-import asyncio
 import base64
 from typing import NamedTuple
 
@@ -58,11 +57,9 @@ class Observer:
         """
         run, status = training.identity, training.status
         mine = {labels.RUN_UID: run.uid}
-        job_bodies, pod_bodies = await asyncio.gather(
-            self._kube.list(PYTORCH_JOBS, run.namespace, mine), self._kube.list(PODS, run.namespace, mine)
-        )
-        jobs = tuple(self._job_kind.observe(body) for body in job_bodies)
-        pods = observe_pods(pod_bodies)
+        # Pods after jobs: of a job that is seen to be over, no pod can be missed.
+        jobs = tuple(self._job_kind.observe(body) for body in await self._kube.list(PYTORCH_JOBS, run.namespace, mine))
+        pods = observe_pods(await self._kube.list(PODS, run.namespace, mine))
         gates = queries.gate_queries(training.spec, run, status, jobs)
         sources = queries.source_queries(training.spec, status)
         address = await self._address(training) if gates or sources else StoreAddress()

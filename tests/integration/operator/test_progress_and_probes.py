@@ -119,5 +119,5 @@ def test_without_progress_there_is_no_endpoint_and_the_pods_know(
 def _answers(installation: Installation, path: str) -> bool:
     try:
         return scraped(installation, path)[0] == 200
-    except urllib.error.URLError:
+    except OSError:
         return False

@@ -299,7 +299,8 @@ def test_suspending_stops_the_job_and_resuming_opens_the_next_attempt(world: Wor
     world.reap()
     world.settle()
     assert (world.status.phase, reason(world)) == (Phase.SUSPENDED, "Suspended")
-    assert world.status.stage("stage0").restarts.failures == 0
+    stage = world.status.stage("stage0")
+    assert (stage.state, stage.restarts.failures, stage.restarts.interruptions) == (StageState.PENDING, 0, 1)
 
     world.suspend(False)
     world.settle()
@@ -429,6 +430,22 @@ def test_progress_is_written_at_its_own_pace_and_everything_else_at_once(world: 
     world.report(6)
     world.fail(1)
     assert UpdateStatus in [type(action) for action in world.think()[0]]
+
+
+def test_the_last_report_of_a_finished_run_is_kept_and_that_of_a_finished_stage_is_not(world: World) -> None:
+    for stage in ("stage0", "stage1"):
+        world.settle()
+        assert world.status.current_stage == stage
+        assert world.status.progress is None
+        world.start()
+        world.settle()
+        world.report(9)
+        world.succeed()
+    world.settle()
+
+    assert world.status.phase is Phase.SUCCEEDED
+    assert world.status.progress
+    assert (world.status.progress.stage, world.status.progress.steps) == ("stage1", "10/10")
 
 
 def test_reports_of_a_dead_attempt_are_not_believed(world: World) -> None:

@@ -67,5 +67,5 @@ def test_a_pod_without_a_stage_is_refused_by_name() -> None:
     stray = pod("w0", "Running")
     del stray["metadata"]["labels"]["training.internvl.dev/stage"]
 
-    with pytest.raises(MalformedChildError, match="Pod w0 has label training.internvl.dev/stage=None"):
+    with pytest.raises(MalformedChildError, match=r"Pod w0 has label training\.internvl\.dev/stage=None"):
         observe_pods([stray])

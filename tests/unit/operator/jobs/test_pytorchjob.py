@@ -249,5 +249,7 @@ def test_a_job_with_a_foreign_label_is_refused_by_name() -> None:
     job = seen()
     job["metadata"]["labels"]["training.internvl.dev/attempt"] = "two"
 
-    with pytest.raises(MalformedChildError, match="PyTorchJob demo-stage0-a1 has label training.internvl.dev/attempt"):
+    with pytest.raises(
+        MalformedChildError, match=r"PyTorchJob demo-stage0-a1 has label training\.internvl\.dev/attempt"
+    ):
         KIND.observe(job)

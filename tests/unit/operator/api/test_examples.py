@@ -1,0 +1,57 @@
+"""Every example is a valid run, and short."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from internvl_operator.api.training import InternVLTraining
+from internvl_operator.domain.stages import expand
+from internvl_operator.domain.state import RunSource, SourceReady
+from internvl_operator.domain.vision import judge_source
+from internvl_trainer.contract import catalog
+from tests.property.world import DIGEST
+
+pytestmark = pytest.mark.unit
+
+EXAMPLES = sorted((Path(__file__).parents[4] / "examples").glob("*.yaml"))
+RUNS = [InternVLTraining.model_validate(yaml.safe_load(path.read_text())) for path in EXAMPLES]
+BY_NAME = {run.metadata.name: run for run in RUNS}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.metadata.name)
+def test_it_can_be_laid_out(run: InternVLTraining) -> None:
+    expansion = expand(run.spec, default_image="trainer:platform")
+
+    assert expansion.problems == ()
+    assert [stage.name for stage in expansion.stages] == [stage.name for stage in run.spec.stages]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_is_short_and_carries_its_files_name(path: Path) -> None:
+    text = path.read_text()
+
+    assert yaml.safe_load(text)["metadata"]["name"] == path.stem
+    assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 25
+
+
+def test_there_is_one_for_each_model() -> None:
+    assert {run.spec.model for run in RUNS} == set(catalog.MODELS)
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if run.spec.vision], ids=lambda run: run.metadata.name)
+def test_the_vision_encoder_that_it_waits_for_is_published_by_another_example(run: InternVLTraining) -> None:
+    assert run.spec.vision
+    reference = run.spec.vision.from_.training_ref
+    assert reference
+    donor = BY_NAME[reference.name]
+    offer = {"component": "vision", "uri": "s3://runs/vision.json", "sha256": DIGEST}
+    published = donor.model_validate(
+        donor.to_dict() | {"status": {"stages": [{"name": reference.stage, "published": [offer]}]}}
+    )
+
+    answer = judge_source(
+        RunSource(reference.name, reference.stage), run=run.identity, model=run.spec.model, other=published
+    )
+
+    assert isinstance(answer, SourceReady)
