@@ -25,23 +25,25 @@ from internvl_trainer.storage import ObjectStore, open_store
 SEED = 42
 SHEETS = 300
 SEVERAL = 600
+CLUES = 6
+"""Sets of clues for each caption."""
 VOCAB_SIZE = 2048
 
 _UPLOADS = 16
+_PROMPT_WEIGHT = 50  # prompts stand in every sample, so they should take few tokens
 
 MIXTURES: dict[str, dict[str, dict[str, object]]] = {
-    "pretrain": {"names": {}, "kinds-of-names": {}},
+    "pretrain": {"clues": {}},
     "stage1": {"captions": {"data_augment": True, "max_dynamic_patch": 1}},
     "stage1-5": {"captions": {"data_augment": True, "max_dynamic_patch": 1}},
     "stage2": {
-        "captions": {"data_augment": True, "max_dynamic_patch": 1, "repeat_time": 0.7},
-        "kinds": {"data_augment": True, "max_dynamic_patch": 1, "repeat_time": 0.3},
+        "captions": {"data_augment": True, "max_dynamic_patch": 1},
         "sheets": {"data_augment": True, "max_dynamic_patch": 6},
         "several": {"data_augment": True, "max_dynamic_patch": 4, "repeat_time": 0.5},
-        "names": {"repeat_time": 0.25},
+        "clues": {"repeat_time": 0.05},
     },
 }
-"""Data sets of each stage, in the meta JSON's own fields."""
+"""Data sets of each stage, in the meta JSON's own fields. `pretrain` is text alone, for the language model."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,11 @@ def write(demo: DemoSet, folder: Path, *, seed: int = SEED) -> None:
     for name in ("pictures", "sheets"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _write_pictures(demo, folder, seed)
-    several = random.Random(f"{seed}/several")
     training = demo.training
-    variants = [(picture, variant) for picture in training for variant in range(records.VARIANTS)]
     files: dict[str, Iterable[records.Record]] = {
-        "captions": [records.caption(picture, variant) for picture, variant in variants],
-        "kinds": [records.name_and_kind(picture, variant) for picture, variant in variants],
-        "names": [records.spoken_name(picture) for picture in training],
-        "kinds-of-names": [records.spoken_kind(picture) for picture in training],
-        "several": [records.several(training, several, number) for number in range(SEVERAL)],
+        "captions": [records.caption(picture, variant) for picture, variant in _renderings(training)],
+        "clues": _clues(training, seed),
+        "several": _several(training, seed),
         "sheets": _write_sheets(demo, folder, seed),
         "held_out": records.questions(demo.held_out, seed),
     }
@@ -88,8 +86,10 @@ def write(demo: DemoSet, folder: Path, *, seed: int = SEED) -> None:
     for stage, mixture in MIXTURES.items():
         meta = {name: {"root": "", "annotation": f"{name}.jsonl"} | options for name, options in mixture.items()}
         (folder / f"{stage}.json").write_text(json.dumps(meta, indent=1) + "\n")
-    names = [turn["value"] for name in ("names", "kinds-of-names", "captions") for turn in _turns(folder, name)]
-    tokenizer.save(tokenizer.train(names, vocab_size=VOCAB_SIZE), folder / "tokenizer")
+    spoken = [text for picture in training for text in (picture.caption, " ".join(records.words(picture)))]
+    prompts = [records.SYSTEM, f"\n{records.QUESTION}", f"\n{records.QUESTION_MANY}", "\nImage-1: "]
+    bpe = tokenizer.train([*spoken, *prompts * _PROMPT_WEIGHT], vocab_size=VOCAB_SIZE)
+    tokenizer.save(bpe, folder / "tokenizer")
 
 
 def upload(folder: Path, uri: str, store: ObjectStore) -> int:
@@ -107,9 +107,23 @@ def upload(folder: Path, uri: str, store: ObjectStore) -> int:
     return len(files)
 
 
+def _renderings(pictures: Sequence[Picture]) -> list[tuple[Picture, int]]:
+    return [(picture, variant) for picture in pictures for variant in range(records.VARIANTS)]
+
+
+def _clues(pictures: Sequence[Picture], seed: int) -> list[records.Record]:
+    draw = random.Random(f"{seed}/clues")
+    vocabulary = [word for picture in pictures for word in records.words(picture)]
+    return [records.clues(picture, vocabulary, draw, number) for number in range(CLUES) for picture in pictures]
+
+
+def _several(pictures: Sequence[Picture], seed: int) -> list[records.Record]:
+    draw = random.Random(f"{seed}/several")
+    return [records.several(pictures, draw, number) for number in range(SEVERAL)]
+
+
 def _write_pictures(demo: DemoSet, folder: Path, seed: int) -> None:
-    wanted = [(picture, variant) for picture in demo.training for variant in range(records.VARIANTS)]
-    wanted += [(picture, 0) for picture in demo.held_out]
+    wanted = _renderings(demo.training) + [(picture, 0) for picture in demo.held_out]
     for picture, variant in track(wanted, description="drawing pictures"):
         demo.painter.cell(picture, variant, seed).save(folder / records.image_path(picture, variant))
 
@@ -127,11 +141,6 @@ def _write_sheets(demo: DemoSet, folder: Path, seed: int) -> list[records.Record
 
 def _write_jsonl(path: Path, entries: Iterable[records.Record]) -> None:
     path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
-
-
-def _turns(folder: Path, name: str) -> Sequence[dict[str, str]]:
-    lines = (folder / f"{name}.jsonl").read_text().splitlines()
-    return [turn for line in lines for turn in json.loads(line)["conversations"]]
 
 
 @click.command()

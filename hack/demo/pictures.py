@@ -26,27 +26,32 @@ _ROW = re.compile(r"(?P<codes>[0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (
 
 @dataclass(frozen=True)
 class Picture:
-    """One emoji: its character or sequence of characters, its Unicode name, and the group that Unicode files it in."""
+    """One emoji: its character or sequence of characters, its Unicode name, and the subgroup Unicode files it under."""
 
     text: str
     name: str
-    group: str
+    kind: str
 
     @property
     def key(self) -> str:
         """Its code points, fit for a file name: `1f469-200d-1f373`."""
         return "-".join(f"{ord(character):x}" for character in self.text)
 
+    @property
+    def caption(self) -> str:
+        """What a model learns to say: `animal mammal: hamster`."""
+        return f"{self.kind}: {self.name}"
+
 
 def read_pictures(emoji_test: str) -> list[Picture]:
     """All emoji of Unicode's emoji-test.txt, without the variants that differ in skin tone only."""
-    pictures, group = [], ""
+    pictures, kind = [], ""
     for line in emoji_test.splitlines():
-        if line.startswith("# group: "):
-            group = line.removeprefix("# group: ").lower().replace("&", "and")
+        if line.startswith("# subgroup: "):
+            kind = line.removeprefix("# subgroup: ").replace("-", " ").replace("&", "and")
         elif (row := _ROW.match(line)) and "skin tone" not in row["name"]:
             text = "".join(chr(int(code, 16)) for code in row["codes"].split())
-            pictures.append(Picture(text, row["name"], group))
+            pictures.append(Picture(text, row["name"], kind))
     return pictures
 
 

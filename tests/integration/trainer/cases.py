@@ -4,17 +4,25 @@ import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 
+from internvl_trainer.checkpoint.checkpointer import Checkpointer
+from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract import environment
 from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.manifest import ManifestRef
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.protocol import StepResult
+from internvl_trainer.inference.generate import Question
+from internvl_trainer.inference.load import opened
+from internvl_trainer.model.config import ModelConfigs, model_configs
+from internvl_trainer.storage import open_store
 from internvl_trainer.train.main import run
 from tests.integration.trainer.packs import IMAGE, pack
 
@@ -51,6 +59,16 @@ def _train_one(place: Place, job: JobConfig, steps: int) -> Training:
     state = nested_values(engine.sharded_optimizer_state(is_loading=False))
     keys = [value.key.split(".", 3)[3] for value in state if isinstance(value, ShardedTensor)]
     return Training(results, {name.split(".")[0] for name in moved}, {key.split(".")[0] for key in keys})
+
+
+def train_with_recompute(place: Place, job: JobConfig, steps: int) -> Training:
+    """The same, with each layer run again in the backward pass, as on accelerators."""
+
+    def recomputing(*inputs: Any, **options: Any) -> ModelConfigs:
+        return model_configs(*inputs, **options | {"recompute": True})
+
+    with mock.patch("internvl_trainer.engine.megatron.model_configs", recomputing):
+        return _train_one(place, job, steps)
 
 
 def step(engine: MegatronEngine, place: Place, job: JobConfig, number: int) -> StepResult:
@@ -93,19 +111,72 @@ def meet_a_wrong_pack(place: Place, job: JobConfig) -> str:
     return "nothing"
 
 
-def vision_gradients_without_images(place: Place, job: JobConfig) -> list[float] | None:
-    """Largest gradient of each vision and projector weight after a global batch of text alone."""
+class Untouched(NamedTuple):
+    """What a step on text alone did to one weight of vision encoder or projector."""
+
+    name: str
+    largest_gradient: float
+    decayed: bool
+    """Whether it shrank by exactly what weight decay takes, and by nothing else."""
+
+
+def train_without_images(place: Place, job: JobConfig) -> list[Untouched]:
+    """One step on a global batch of text."""
     engine = MegatronEngine(job, place, image_token=IMAGE)
+    weights = [pair for pair in engine.model.named_parameters() if not pair[0].startswith("language_model.")]
+    before = {name: weight.detach().clone() for name, weight in weights}
     text_only = pack(3, job.model, with_tiles=place.needs_tiles)
     engine.train_step([text_only] * len(place.pack_indices(0, job.optimization.global_batch)), RATE, 0)
-    if not place.first_stage:
-        return None
+    kept = 1 - RATE * job.optimization.weight_decay
     return [
-        float(weight.main_grad.abs().max())
-        for name, weight in engine.model.named_parameters()
-        if not name.startswith("language_model.")
+        Untouched(name, float(weight.main_grad.abs().max()), torch.allclose(weight, before[name] * kept, rtol=1e-6))
+        for name, weight in weights
     ]
 
 
 def _with_tokens(original: Any, tokens: np.ndarray) -> Any:
     return type(original)(**{**original.__dict__, "tokens_S": tokens})
+
+
+class Told(NamedTuple):
+    """What a model said when asked."""
+
+    answers: list[str]
+    likelihoods: list[list[float]]
+    first_alone: str
+    alone: list[float]
+
+
+def ask(ref: ManifestRef, tokenizer: str, scratch: Path, text: str, pictures: list[Any], candidates: list[str]) -> Told:
+    """Ask a checkpoint's model about pictures, together and one by one."""
+    with opened(ref, tokenizer=tokenizer, store=open_store(), scratch=scratch, max_tiles=2) as answerer:
+        questions = [Question.of(text, picture) for picture in pictures]
+        return Told(
+            answers=answerer.generate(questions, max_new_tokens=12),
+            likelihoods=[answerer.log_likelihoods(question, candidates) for question in questions],
+            first_alone=answerer.generate(questions[:1], max_new_tokens=12)[0],
+            alone=[answerer.log_likelihoods(questions[0], [candidate])[0] for candidate in candidates],
+        )
+
+
+def train_and_save(place: Place, job: JobConfig, scratch: Path, *, before: int, after: int) -> list[StepResult]:
+    """Some steps, a checkpoint, and the results of some steps more."""
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    metrics = [
+        StepMetrics(step=number + 1, learning_rate=RATE, seconds=1.0, **step(engine, place, job, number)._asdict())
+        for number in range(before)
+    ]
+    state = TrainState(step=before, tokens=1, data_packs=1, metrics=tuple(metrics))
+    Checkpointer(job, open_store(), scratch).save(engine, state)
+    return [step(engine, place, job, number) for number in range(before, before + after)]
+
+
+def resume_and_train(place: Place, job: JobConfig, scratch: Path, *, after: int) -> list[StepResult]:
+    """A new engine, with spoilt weights, resumes from the job's checkpoint and does some steps more."""
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    with torch.no_grad():
+        for weight in engine.model.parameters():
+            weight.fill_(0.5)
+    state = Checkpointer(job, open_store(), scratch).resume(engine)
+    assert state is not None
+    return [step(engine, place, job, number) for number in range(state.step, state.step + after)]

@@ -54,7 +54,7 @@ def run_model(place: Place, job: JobConfig, case: dict[str, Any]) -> Forward:
     with mock.patch("internvl_trainer.model.internvl.normalise_tiles", return_value=pixels):
         batch = _batch(case, "square", job.model, token)
         with torch.no_grad():
-            visual = engine.model.visual_tokens(batch).tolist()
+            visual = engine.model.visual_tokens(batch.tiles_NPPC).tolist()
             losses = engine.model(batch).tolist()
             first, second = (len(case[sample]["input_ids"]) for sample in ("sampleA", "sampleB"))
             positions = torch.tensor([first - 1, 13, first + second - 1])

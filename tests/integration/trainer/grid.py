@@ -7,10 +7,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from internvl_trainer.contract.manifest import ParallelLayout
+
+SECONDS = 150
+"""No case may take longer."""
 
 PRELOADED = "tests.integration.trainer.preloaded"
 
@@ -20,15 +24,15 @@ class _Crash:
     text: str
 
 
-def on_grid[T](layout: ParallelLayout, case: Callable[..., T], *arguments: Any, seconds: float = 120) -> list[T]:
-    """Call `case(place, *arguments)` on every rank of a fresh grid; results in rank order.
+def on_grid[T](layout: ParallelLayout, case: Callable[..., T], *arguments: Any, **options: Any) -> list[T]:
+    """Call `case(place, *arguments, **options)` on every rank of a fresh grid; results in rank order.
 
     `case` must be importable: a function at the top of a module.
     """
-    return on_ranks(layout.world, _on_place, layout, case, *arguments, seconds=seconds)
+    return on_ranks(layout.world, _on_place, layout, partial(case, **options), *arguments)
 
 
-def on_ranks[T](world: int, case: Callable[..., T], *arguments: Any, seconds: float = 120) -> list[T]:
+def on_ranks[T](world: int, case: Callable[..., T], *arguments: Any) -> list[T]:
     """Call `case(*arguments)` in `world` processes with torchrun's environment; results in rank order.
 
     Processes come from a fork server that has imported torch and megatron.core once, so they start at once and know
@@ -47,7 +51,7 @@ def on_ranks[T](world: int, case: Callable[..., T], *arguments: Any, seconds: fl
         process.start()
         writing.close()
     try:
-        return _collect([reading for reading, _ in ends], time.monotonic() + seconds)
+        return _collect([reading for reading, _ in ends], time.monotonic() + SECONDS)
     finally:
         for process in processes:
             process.join(timeout=5)

@@ -78,19 +78,11 @@ class MegatronEngine:
 
     def sharded_model_state(self) -> ShardedStateDict:
         """See `Engine.sharded_model_state`."""
-        state = self.model.sharded_state_dict()
-        # Linear layers keep an always empty entry for Transformer Engine's sake; it is no weight.
-        return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+        return self.model.sharded_model_state()
 
     def load_model_state(self, state: Mapping[str, Any]) -> None:
-        """See `Engine.load_model_state`.
-
-        Raises:
-            KeyError: the state names a tensor that this model does not have.
-        """
-        problems = self.model.load_state_dict(dict(state), strict=False)
-        if problems.unexpected_keys:
-            raise KeyError(f"the model has no tensor {', '.join(problems.unexpected_keys)}")
+        """See `Engine.load_model_state`."""
+        self.model.load_model_state(state)
         self._optimizer.reload_model_params()
 
     def sharded_optimizer_state(self, *, is_loading: bool) -> ShardedStateDict:

@@ -1,6 +1,8 @@
 """Process groups: from torchrun's environment and a layout to this process's place in the grid."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -53,21 +55,40 @@ def start(layout: ParallelLayout) -> Place:
     if world != layout.world:
         shape = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}"
         raise WorldSizeError(world, shape, layout.world)
-    on_cpu = cpu_shim.install()
-    if not on_cpu:
+    if not cpu_shim.install():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with lost_peers_named("rendezvous"):
+        torch.distributed.init_process_group(_backend(), timeout=TIMEOUT)
+        return _join_grid(layout)
+
+
+@contextmanager
+def alone() -> Iterator[Place]:
+    """A grid of this one process, without network and environment: for evaluation and tools."""
+    cpu_shim.install()
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(_backend(), store=store, rank=0, world_size=1)
+    try:
+        yield _join_grid(ParallelLayout())
+    finally:
+        stop()
+
+
+def _backend() -> str:
+    return "gloo" if cpu_shim.is_needed() else "nccl"
+
+
+def _join_grid(layout: ParallelLayout) -> Place:
     from megatron.core import parallel_state
 
-    with lost_peers_named("rendezvous"):
-        torch.distributed.init_process_group("gloo" if on_cpu else "nccl", timeout=TIMEOUT)
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=layout.tensor,
-            pipeline_model_parallel_size=layout.pipeline,
-            create_gloo_process_groups=False,
-        )
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        create_gloo_process_groups=False,
+    )
     return Place(
         rank=torch.distributed.get_rank(),
-        world=world,
+        world=torch.distributed.get_world_size(),
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=parallel_state.get_data_parallel_world_size(),

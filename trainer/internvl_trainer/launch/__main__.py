@@ -72,4 +72,10 @@ def main(**options: object) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Nothing is left to do, and taking the interpreter down with torch in it takes a second of CPU and more.
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import BinaryIO
 
+from internvl_trainer.contract.exit_codes import explain
 from internvl_trainer.launch.outcome import WorkerExit, exit_code
 from internvl_trainer.launch.workers import Worker
 
@@ -118,8 +119,13 @@ class Supervisor:
                 return
             worker = self._running.pop(pid, None)
             if worker is not None:  # else an orphan that came to us as PID 1
-                stopping = self._deadline is not None
-                self._exits.append(WorkerExit(worker.rank, os.waitstatus_to_exitcode(status), stopping))
+                self._note_end(WorkerExit(worker.rank, os.waitstatus_to_exitcode(status), self._deadline is not None))
+
+    def _note_end(self, ended: WorkerExit) -> None:
+        self._exits.append(ended)
+        if ended.code:
+            self._sink.write(f"[launcher] rank {ended.rank} ended: {explain(ended.code)}\n".encode())
+            self._sink.flush()
 
     def _stop_where_needed(self) -> None:
         failed = any(each.status for each in self._exits)

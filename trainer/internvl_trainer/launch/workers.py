@@ -10,6 +10,9 @@ from typing import Any
 
 STDOUT, STDERR = 1, 2
 
+_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+"""Signals that a launcher handles, and that a worker must not inherit its handling of."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -29,8 +32,11 @@ def fork_worker(rank: int, environment: Mapping[str, str], run: Callable[[], int
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # A signal between the fork and the worker's own handlers would be lost on handlers that it inherited.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writing)
         return Worker(rank, pid, reading)
     code = 1
@@ -62,7 +68,7 @@ def spawn_worker(rank: int, environment: Mapping[str, str], command: list[str]) 
         file_actions=actions,
         setpgroup=0,
         setsigmask=[],
-        setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGCHLD],
+        setsigdef=_OURS,
     )
     os.close(writing)
     return Worker(rank, pid, reading)
@@ -72,8 +78,9 @@ def _become_worker(output: int, environment: Mapping[str, str]) -> None:
     """Own process group, default signals, output into the pipe by lines, and the worker's environment."""
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    for number in _OURS:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.dup2(output, STDOUT)
     os.dup2(output, STDERR)
     os.close(output)

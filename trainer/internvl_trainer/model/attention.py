@@ -65,7 +65,7 @@ def attend_segments(
     if q_TND.is_cuda:
         return _attend_varlen(q_TND, k_TKD, v_TKD, pack, causal=causal, scale=scale)
     lengths = pack.cu_seqlens_q.diff().tolist()
-    segments = zip(*(x.split(lengths) for x in (q_TND, k_TKD, v_TKD)), strict=True)
+    segments = zip(*(torch.split(x, lengths) for x in (q_TND, k_TKD, v_TKD)), strict=True)
     outputs = []
     for segment in segments:
         q_1NTD, k_1KTD, v_1KTD = (x.transpose(0, 1).unsqueeze(0) for x in segment)
@@ -88,7 +88,7 @@ def _attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     repeat = q_TND.size(1) // k_TKD.size(1)
-    return varlen_attn(
+    out_TND = varlen_attn(
         q_TND,
         k_TKD.repeat_interleave(repeat, dim=1),
         v_TKD.repeat_interleave(repeat, dim=1),
@@ -99,3 +99,5 @@ def _attend_varlen(
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
     )
+    assert isinstance(out_TND, torch.Tensor)  # a tuple only where auxiliary outputs are asked for
+    return out_TND

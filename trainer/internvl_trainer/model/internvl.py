@@ -3,6 +3,9 @@
 Shapes: S tokens of a pack, K supervised tokens, N tiles, T visual tokens, H language width.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.enums import ModelType
@@ -12,6 +15,7 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.model.batch import IGNORED, MicroBatch
 from internvl_trainer.model.config import ModelConfigs
+from internvl_trainer.model.droppath import DropPathPlace
 from internvl_trainer.model.language import LogitsAt, SupervisedLoss, build_language_model
 from internvl_trainer.model.pixels import normalise_tiles
 from internvl_trainer.model.projector import Projector
@@ -60,45 +64,69 @@ class InternVLModel(MegatronModule):
         """What the previous pipeline stage sent, by megatron's schedule; [None] on the first stage."""
         self.language_model.set_input_tensor(input_tensor[0])
 
-    def forward(self, batch: MicroBatch) -> torch.Tensor:
-        """Hidden states [S, 1, H] for the next stage, or, on the last stage, cross entropy [K] of supervised tokens."""
+    def forward(self, batch: MicroBatch, visual_TH: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states [S, 1, H] for the next stage, or, on the last stage, cross entropy [K] of supervised tokens.
+
+        Args:
+            batch: one pack.
+            visual_TH: its visual tokens where they are known already; else they are made of its tiles.
+        """
         positions_K = (batch.labels_S != IGNORED).nonzero().squeeze(1)
         loss = SupervisedLoss(self.geometry.language.vocab_size, positions_K, batch.labels_S[positions_K])
-        return self._run_language_model(batch, loss)
+        return self._run_language_model(batch, visual_TH, loss)
 
-    def logits(self, batch: MicroBatch, positions_K: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, batch: MicroBatch, positions_K: torch.Tensor, visual_TH: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits [K, vocabulary] in float32 at some positions of a pack; for a single pipeline stage."""
-        return self._run_language_model(batch, LogitsAt(self.geometry.language.vocab_size, positions_K))
+        return self._run_language_model(batch, visual_TH, LogitsAt(self.geometry.language.vocab_size, positions_K))
 
-    def _run_language_model(self, batch: MicroBatch, head: SupervisedLoss | LogitsAt) -> torch.Tensor:
+    def visual_tokens(self, tiles_NPPC: torch.Tensor | None, place: DropPathPlace | None = None) -> torch.Tensor:
+        """Projected visual tokens [T, H] of uint8 tiles in order; of one blank tile where there is none."""
+        if tiles_NPPC is None or not len(tiles_NPPC):
+            side = self.geometry.vision.image_size
+            tiles_NPPC = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=self.vision_model.position.device)
+        pixels_NCPP = normalise_tiles(tiles_NPPC, self.config.params_dtype)
+        trained = any(parameter.requires_grad for parameter in self.vision_model.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            # Drop path is a regulariser of a trained encoder; a frozen one is a fixed function.
+            grid_NGGH = self.vision_model.grid_features(pixels_NCPP, place if trained else None)
+        return self.projector(grid_NGGH)
+
+    def sharded_model_state(self) -> dict[str, Any]:
+        """Local name -> sharded tensor; keys begin `vision_model.`, `projector.` or `language_model.`."""
+        # Linear layers keep an always empty entry for Transformer Engine's sake; it is no weight.
+        return {name: value for name, value in self.sharded_state_dict().items() if not name.endswith("_extra_state")}
+
+    def load_model_state(self, state: Mapping[str, Any]) -> None:
+        """Take weights, possibly of some components only, under the names of `sharded_model_state()`.
+
+        Raises:
+            KeyError: the state names a tensor that this model does not have.
+        """
+        problems = self.load_state_dict(dict(state), strict=False)
+        if problems.unexpected_keys:
+            raise KeyError(f"the model has no tensor {', '.join(problems.unexpected_keys)}")
+
+    def _run_language_model(
+        self, batch: MicroBatch, visual_TH: torch.Tensor | None, head: SupervisedLoss | LogitsAt
+    ) -> torch.Tensor:
         tokens_1S = batch.tokens_S[None]
         return self.language_model(
             tokens_1S,
             position_ids=None,
             attention_mask=None,
-            decoder_input=self._embed(tokens_1S, batch) if self.pre_process else None,
+            decoder_input=self._embed(tokens_1S, batch, visual_TH) if self.pre_process else None,
             packed_seq_params=batch.packed,
             output_processor=head,
         )
 
-    def _embed(self, tokens_1S: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    def _embed(self, tokens_1S: torch.Tensor, batch: MicroBatch, visual_TH: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings [S, 1, H] with visual tokens in place of the `<IMG_CONTEXT>` placeholders."""
         embedded_S1H = self.language_model.embedding(input_ids=tokens_1S, position_ids=None)
-        visual_TH = self.visual_tokens(batch)
+        if visual_TH is None:
+            visual_TH = self.visual_tokens(batch.tiles_NPPC, batch.place)
         # A pack without images has run a blank tile: taking its first zero tokens keeps vision encoder and projector
         # in the graph, with gradients that are exactly zero, so that all ranks and all packs do the same collectives.
         visual_TH = visual_TH[: batch.image_positions.numel()]
         return embedded_S1H.index_copy(0, batch.image_positions, visual_TH[:, None].to(embedded_S1H.dtype))
-
-    def visual_tokens(self, batch: MicroBatch) -> torch.Tensor:
-        """Projected visual tokens [T, H] of a pack's tiles in order; of one blank tile where it has none."""
-        tiles_NPPC = batch.tiles_NPPC
-        if tiles_NPPC is None or not len(tiles_NPPC):
-            side = self.geometry.vision.image_size
-            tiles_NPPC = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=batch.tokens_S.device)
-        pixels_NCPP = normalise_tiles(tiles_NPPC, self.config.params_dtype)
-        trained = any(parameter.requires_grad for parameter in self.vision_model.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            # Drop path is a regulariser of a trained encoder; a frozen one is a fixed function.
-            grid_NGGH = self.vision_model.grid_features(pixels_NCPP, batch.place if trained else None)
-        return self.projector(grid_NGGH)

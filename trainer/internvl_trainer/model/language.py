@@ -79,7 +79,7 @@ class SupervisedLoss:
         self.positions_K = positions_K
         self.targets_K = targets_K
 
-    def __call__(self, *, hidden_states: torch.Tensor, output_layer: torch.nn.Module, **_: Any) -> torch.Tensor:
+    def __call__(self, *, hidden_states: torch.Tensor, output_layer: ColumnParallelLinear, **_: Any) -> torch.Tensor:
         """Cross entropy in float32, [K]; the columns that pad the vocabulary stay out of the softmax."""
         logits_K1V = logits_at(hidden_states, output_layer, self.positions_K, self.vocab_size)
         loss_K1 = tensor_parallel.vocab_parallel_cross_entropy(logits_K1V, self.targets_K[:, None])
@@ -93,7 +93,7 @@ class LogitsAt:
         self.vocab_size = vocab_size
         self.positions_K = positions_K
 
-    def __call__(self, *, hidden_states: torch.Tensor, output_layer: torch.nn.Module, **_: Any) -> torch.Tensor:
+    def __call__(self, *, hidden_states: torch.Tensor, output_layer: ColumnParallelLinear, **_: Any) -> torch.Tensor:
         """float32 [K, vocab_size]."""
         logits_K1V = logits_at(hidden_states, output_layer, self.positions_K, self.vocab_size)
         gathered = tensor_parallel.gather_from_tensor_model_parallel_region(logits_K1V)
@@ -101,7 +101,7 @@ class LogitsAt:
 
 
 def logits_at(
-    hidden_S1H: torch.Tensor, output_layer: torch.nn.Module, positions_K: torch.Tensor, vocab_size: int
+    hidden_S1H: torch.Tensor, output_layer: ColumnParallelLinear, positions_K: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
     """This rank's logits [K, 1, V] in float32 at some positions, -inf in the columns that only pad the vocabulary."""
     logits_K1V, _ = output_layer(hidden_S1H.index_select(0, positions_K))

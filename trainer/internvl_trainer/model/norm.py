@@ -3,6 +3,8 @@
 Shapes: S sequence, B batch, N heads of this rank, D head dim.
 """
 
+from typing import Any
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
@@ -15,7 +17,7 @@ def norm(config: TransformerConfig, hidden_size: int, eps: float) -> torch.nn.Mo
     kind = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}[config.normalization]
     module = kind(hidden_size, eps=eps, device=torch.cuda.current_device(), dtype=config.params_dtype)
     for parameter in module.parameters():
-        parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        parameter.sequence_parallel = config.sequence_parallel
     return module
 
 
@@ -42,11 +44,13 @@ class FullWidthRMSNorm(torch.nn.Module):
         x_SBW = x_SBND.flatten(2).float()
         square_sum = x_SBW.pow(2).sum(-1, keepdim=True)
         if self.tp_group.size() > 1:
-            square_sum = _SumOverRanks.apply(square_sum, self.tp_group)
+            square_sum = _SumOverRanks.apply(square_sum, self.tp_group)  # type: ignore[no-untyped-call]
         x_SBW = x_SBW * torch.rsqrt(square_sum / self.width + self.eps)
         return (x_SBW.to(x_SBND.dtype) * self.weight).view_as(x_SBND)
 
-    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The weight, cut along its only axis."""
         metadata = ensure_metadata_has_dp_cp_group(metadata)
         return make_sharded_tensors_for_checkpoint(
@@ -63,14 +67,14 @@ class _SumOverRanks(torch.autograd.Function):
     """All-reduce whose backward all-reduces as well: every rank's loss depends on every rank's summand."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         total = x.clone()
         torch.distributed.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         total = grad.clone()
         torch.distributed.all_reduce(total, group=ctx.group)
         return total, None

@@ -32,7 +32,9 @@ class InternViTLayer(TransformerLayer):
     Layer scale multiplies the branch after its projection's bias; s is drop path's factor per tile.
     """
 
-    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, layer_scale: float, **place):
+    def __init__(
+        self, config: TransformerConfig, submodules: TransformerLayerSubmodules, layer_scale: float, **place: Any
+    ) -> None:
         super().__init__(config, submodules, **place)
         self.ls1 = self._layer_scale(layer_scale)
         self.ls2 = self._layer_scale(layer_scale)
@@ -42,7 +44,7 @@ class InternViTLayer(TransformerLayer):
         device, dtype = torch.cuda.current_device(), self.config.params_dtype
         return torch.nn.Parameter(torch.full(shape, value, device=device, dtype=dtype))
 
-    def forward(self, x_SNH: torch.Tensor, scales_2N: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, x_SNH: torch.Tensor, scales_2N: torch.Tensor | None = None) -> torch.Tensor:
         """One block.
 
         Args:
@@ -90,9 +92,7 @@ def _column_parallel_without_bias(*sizes: int, **options: Any) -> ColumnParallel
 class InternViTEncoder(TransformerBlock):
     """All blocks, on one pipeline stage; the last block's output goes out without a final norm."""
 
-    def forward(  # type: ignore[override]
-        self, x_SNH: torch.Tensor, rate: float, place: DropPathPlace | None
-    ) -> torch.Tensor:
+    def forward(self, x_SNH: torch.Tensor, rate: float, place: DropPathPlace | None) -> torch.Tensor:
         """Run all blocks; drop path is on where `place` is given and `rate` is positive."""
         recompute = self.config.recompute_granularity == "full" and torch.is_grad_enabled()
         run = _run_again_in_backward if recompute else _run

@@ -1,0 +1,52 @@
+"""A checkpoint of one process grid goes on in another: weights, optimizer and all."""
+
+from pathlib import Path
+
+import pytest
+
+from internvl_trainer.contract.catalog import MODELS
+from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.manifest import ParallelLayout
+from internvl_trainer.engine.protocol import StepResult
+from tests.integration.trainer import cases
+from tests.integration.trainer.grid import on_grid
+from tests.integration.trainer.world import job
+
+pytestmark = pytest.mark.integration
+
+TINY = MODELS["tiny-8b-like"]
+# 300 rows are padded to 384 at tensor size 1 and to 512 at 2, so that the padding itself has to change on the way.
+UNEVEN = TINY.model_copy(update={"language": TINY.language.model_copy(update={"vocab_size": 300})})
+WRITER = ParallelLayout(tensor=2)
+
+type Written = tuple[Path, str, list[StepResult]]
+
+
+def stage(store: Path, layout: ParallelLayout, precision: str) -> JobConfig:
+    settings = {"global_batch": 2, "steps": 9, "precision": precision}
+    return job(store, store, model=UNEVEN.model_dump(), layout=layout.model_dump(), optimization=settings)
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, list[StepResult]]:
+    """A store with a checkpoint after two steps, its precision, and what the writer did next."""
+    store = tmp_path_factory.mktemp("store")
+    config = stage(store, WRITER, request.param)
+    went_on, _ = on_grid(WRITER, cases.train_and_save, config, store / "scratch", before=2, after=2)
+    return store, request.param, went_on
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [WRITER, ParallelLayout(), ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, data=2)],
+    ids=lambda layout: f"tp{layout.tensor}-pp{layout.pipeline}-dp{layout.data}",
+)
+def test_it_goes_on_as_the_writer_did(layout: ParallelLayout, written: Written, tmp_path: Path) -> None:
+    store, precision, went_on = written
+    for resumed in on_grid(layout, cases.resume_and_train, stage(store, layout, precision), tmp_path, after=2):
+        if layout == WRITER:
+            assert resumed == went_on  # to the last bit
+        relative = {"fp32": 1e-5, "bf16": 1e-2}[precision]
+        assert [each.loss for each in resumed] == pytest.approx([each.loss for each in went_on], rel=relative)

@@ -1,0 +1,1 @@
+"""Asking a trained model: greedy answers and the likelihood of given ones, in one process."""
