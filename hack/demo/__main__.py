@@ -1,7 +1,9 @@
 """`python -m hack.demo`: the whole main job, end to end, on real parts."""
 
+import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from hack.cluster.errors import ClusterError
 from hack.cluster.paths import State
 from hack.cluster.report import Report
 from hack.cluster.settings import Settings
-from hack.demo import curves, held_out, install, pretraining, publication, recipe, report, target, trainings
+from hack.demo import curves, install, pretraining, publication, recipe, report, target, trainings
 from hack.demo.errors import DemoError
 from hack.demo.kubectl import KubectlError
 from hack.demo.outcome import StageOutcome, read_outcomes
@@ -82,8 +84,6 @@ def _target(kind: str, console: Console) -> target.Target:
 
 def _store(where: target.Target) -> ObjectStore:
     """The object store, seen from this machine. Its credentials come from the environment, as everywhere."""
-    import os
-
     os.environ.update(where.storage.environment)
     return open_store(endpoint_url=where.storage.endpoint_url, region=where.storage.region)
 
@@ -144,6 +144,11 @@ def _report(
 def _judge(
     run: recipe.Run, outcomes: Sequence[StageOutcome], store: ObjectStore, data: Path, folder: Path, console: Console
 ) -> None:
+    # Here and not above: it imports torch and megatron-core, seconds in which nothing would be said.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from hack.demo import held_out
+
     last = [outcome for outcome in outcomes if outcome.run == run.name][-1]
     _section(console, f"{run.name} on pictures that it has never seen")
     with console.status("reading the last checkpoint and naming pictures"):

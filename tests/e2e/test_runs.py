@@ -1,6 +1,7 @@
 """Whole runs on the real node: undisturbed, with the operator killed, with a worker killed, deleted in the middle."""
 
 import itertools
+import os
 
 import pytest
 
@@ -18,6 +19,9 @@ from tests.e2e.stage_of_life import (
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+ROUNDS = int(os.environ.get("INTERNVL_SOAK_ROUNDS", "1"))
+"""`make soak` repeats the kills, each time at other moments, since nothing keeps time with them."""
 
 STAGES = ("stage1", "stage1-5", "stage2")
 
@@ -68,25 +72,31 @@ def test_stages_are_chained_and_each_starts_from_the_verified_checkpoint_of_the_
     assert [entry.stage for entry in undisturbed[2].lineage] == ["stage1-5"], "only stage 1.5 trained the ViT before"
 
 
+@pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_killed_operator_and_a_killed_worker_change_nothing_in_the_end(
-    platform: Platform, undisturbed: list[StageOutcome]
+    platform: Platform, undisturbed: list[StageOutcome], round_: int
 ):
     """Two runs at once. The operator dies in every stage and between two; one run loses a worker in the middle."""
     kubectl = platform.kubectl
-    steady, struck = small_run("steady"), small_run("struck")
+    steady, struck = small_run(f"steady-{round_}"), small_run(f"struck-{round_}")
     uids = {run.name: platform.apply(run) for run in (steady, struck)}
 
     wait_until(kubectl, steady.name, "steps of stage1", running_with_steps("stage1"))
     kill_operator(platform)
     wait_for(
         "stage1's job to succeed",
-        lambda: succeeded(kubectl.get("pytorchjob", "steady-stage1-a1")),
+        lambda: succeeded(kubectl.get("pytorchjob", f"{steady.name}-stage1-a1")),
         seconds=240,
         every=0.2,
     )
     kill_operator(platform)  # between stages: the job is done, the next stage not yet begun
-    wait_until(kubectl, struck.name, "steps of stage1-5", running_with_steps("stage1-5"))
-    kubectl.run("delete", "pod", "struck-stage1-5-a1-worker-1", "--grace-period=0", "--force")
+    wait_until(
+        kubectl,
+        struck.name,
+        "a checkpoint of stage1-5",
+        lambda seen: seen.stage("stage1-5").last_checkpoint is not None,
+    )
+    kubectl.run("delete", "pod", f"{struck.name}-stage1-5-a1-worker-1", "--grace-period=0", "--force")
     wait_until(kubectl, steady.name, "steps of stage1-5", running_with_steps("stage1-5"))
     kill_operator(platform)
     wait_until(kubectl, steady.name, "steps of stage2", running_with_steps("stage2"))
@@ -103,6 +113,8 @@ def test_a_killed_operator_and_a_killed_worker_change_nothing_in_the_end(
     after = outcomes(platform, struck.name)
     assert [stage.status.attempt for stage in after] == [1, 2, 1]
     assert losses(after) == calm, "a resumed stage continues its loss curve exactly"
+    log = kubectl.run("logs", f"{struck.name}-stage1-5-a2-worker-0")
+    assert "resumed from" in log, "the new attempt goes on where the old one had committed, not from the start"
     failure = status(kubectl, struck.name).stage("stage1-5").last_failure
     assert failure is not None
     assert failure.attempt == 1

@@ -48,6 +48,21 @@ def test_the_second_conditional_put_finds_the_first(store: ObjectStore, prefix: 
     assert store.read(f"{prefix}/MANIFEST.json") == b"first"
 
 
+def test_processes_of_a_node_may_download_the_same_object_to_the_same_place_at_once(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    payload = os.urandom(MEBIBYTE)
+    store.put_if_absent(f"{prefix}/shared", payload)
+
+    def fetch(_: int) -> bytes:
+        store.download(f"{prefix}/shared", tmp_path / "copy")
+        return (tmp_path / "copy").read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(copy == payload for copy in pool.map(fetch, range(64)))
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"], "nothing unfinished is left behind"
+
+
 def test_of_many_racing_writers_exactly_one_wins(store: ObjectStore, prefix: str) -> None:
     start = threading.Barrier(8)
 

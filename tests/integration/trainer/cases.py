@@ -176,7 +176,7 @@ def resume_and_train(place: Place, job: JobConfig, scratch: Path, *, after: int)
     engine = MegatronEngine(job, place, image_token=IMAGE)
     with torch.no_grad():
         for weight in engine.model.parameters():
-            weight.fill_(0.5)
+            weight.fill_(float("nan"))
     state = Checkpointer(job, open_store(), scratch).resume(engine)
     assert state is not None
     return [step(engine, place, job, number) for number in range(state.step, state.step + after)]

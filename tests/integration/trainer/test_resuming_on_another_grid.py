@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 TINY = MODELS["tiny-8b-like"]
 # 300 rows are padded to 384 at tensor size 1 and to 512 at 2, so that the padding itself has to change on the way.
 UNEVEN = TINY.model_copy(update={"language": TINY.language.model_copy(update={"vocab_size": 300})})
-WRITER = ParallelLayout(tensor=2)
+WRITER = ParallelLayout(pipeline=2)
 
 type Written = tuple[Path, str, list[StepResult]]
 
@@ -40,7 +40,7 @@ def written(
 
 @pytest.mark.parametrize(
     "layout",
-    [WRITER, ParallelLayout(), ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, data=2)],
+    [WRITER, ParallelLayout(), ParallelLayout(tensor=2), ParallelLayout(tensor=2, pipeline=2)],
     ids=lambda layout: f"tp{layout.tensor}-pp{layout.pipeline}-dp{layout.data}",
 )
 def test_it_goes_on_as_the_writer_did(layout: ParallelLayout, written: Written, tmp_path: Path) -> None:

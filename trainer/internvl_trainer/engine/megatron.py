@@ -19,6 +19,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.job import JobConfig, OptimizationConfig
 from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.batch import share_tiles, to_device
@@ -42,7 +43,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class MegatronEngine:
-    """One process's share of the model, its gradients and its optimizer. Weights start random, from the run's seed.
+    """One process's share of the model, its gradients and its optimizer.
+
+    Weights start random, from the run's seed; those of components that `job.init` names hold nothing until loaded.
 
     Args:
         job: geometry, layout, trainable components and optimizer settings.
@@ -63,7 +66,7 @@ class MegatronEngine:
         self.model = InternVLModel(job.model, configs, job.optimization.drop_path)
         self.model.train()
         self.model.freeze_all_but(job.trainable)
-        initialise(self.model, self._seed)
+        initialise(self.model, self._seed, [component for component in Component if component not in job.init])
         self._parallel_model = DistributedDataParallel(
             configs.language, DistributedDataParallelConfig(grad_reduce_in_fp32=True), self.model
         )

@@ -6,7 +6,7 @@ each rank keeps its slice. A model is thus the same function of its seed at any 
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import apply_factories
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
-from internvl_trainer.model.internvl import InternVLModel
+from internvl_trainer.model.internvl import MODULE_OF, InternVLModel
 
 STD = 0.02
 """Standard deviation of matrices and embeddings; matrices that write to a residual get STD / sqrt(2 * layers)."""
@@ -35,9 +36,16 @@ class WholeTensor(NamedTuple):
 
 
 @torch.no_grad()
-def fill(model: InternVLModel, source: Callable[[WholeTensor], torch.Tensor]) -> None:
-    """Set every weight of this rank to its slice of what `source` gives for the whole tensor."""
+def fill(
+    model: InternVLModel,
+    source: Callable[[WholeTensor], torch.Tensor],
+    components: Collection[Component] = tuple(Component),
+) -> None:
+    """Set this rank's weights of some components to their slices of what `source` gives for whole tensors."""
+    prefixes = tuple(f"{MODULE_OF[component]}." for component in components)
     for shard in _shards(model):
+        if not shard.key.startswith(prefixes):
+            continue
         stacked = shard.prepend_axis_num
         layer = shard.global_offset[0] if stacked else None
         whole = source(WholeTensor(shard.key, layer, tuple(shard.global_shape[stacked:])))
@@ -46,9 +54,13 @@ def fill(model: InternVLModel, source: Callable[[WholeTensor], torch.Tensor]) ->
         shard.data.copy_(whole)
 
 
-def initialise(model: InternVLModel, seed: int) -> None:
-    """Draw all weights in place: matrices and embeddings normal, biases zero, norms one, layer scale as configured."""
-    fill(model, partial(_draw, model.geometry, seed))
+def initialise(model: InternVLModel, seed: int, components: Collection[Component] = tuple(Component)) -> None:
+    """Draw weights in place: matrices and embeddings normal, biases zero, norms one, layer scale as configured.
+
+    Whole tensors are drawn on every rank, which takes minutes for the largest models: leave out the components that
+    will be loaded anyway.
+    """
+    fill(model, partial(_draw, model.geometry, seed), components)
 
 
 def _shards(model: InternVLModel) -> Iterator[ShardedTensor]:

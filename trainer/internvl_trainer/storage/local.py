@@ -1,7 +1,6 @@
 """A folder as an object store: for tests, for one machine, and for a file system that all nodes share."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,9 @@ from internvl_trainer.storage.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from internvl_trainer.storage.unfinished import PREFIX, unfinished
 
 CHUNK = 4 * 1024 * 1024
-_UNFINISHED = ".unfinished-"
 
 
 class LocalFolder:
@@ -43,7 +42,7 @@ class LocalFolder:
     def put_if_absent(self, location: str, payload: bytes) -> None:
         """See `ObjectStore.put_if_absent`. A hard link publishes the finished file, and fails if the name is taken."""
         target = _path(location)
-        with _translated("write", location), _unfinished(target) as (temporary, sink):
+        with _translated("write", location), unfinished(target) as (temporary, sink):
             sink.write(payload)
             _flush(sink)
             try:
@@ -62,7 +61,7 @@ class LocalFolder:
                 for name in names:
                     # Spelled as the caller spells the prefix, so that a listed location begins with what was asked for.
                     location = folder_text + (parent / name).relative_to(folder).as_posix()
-                    if location.startswith(prefix) and not name.startswith(_UNFINISHED):
+                    if location.startswith(prefix) and not name.startswith(PREFIX):
                         # A file deleted since the folder was read is not there, as in any store's listing.
                         with suppress(FileNotFoundError):
                             found.append((location, (parent / name).stat().st_size))
@@ -83,7 +82,7 @@ def _path(location: str) -> Path:
 
 def _copy(source: Path, target: Path) -> StoredObject:
     digest = StreamDigest()
-    with source.open("rb") as stream, _unfinished(target) as (temporary, sink):
+    with source.open("rb") as stream, unfinished(target) as (temporary, sink):
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             sink.write(chunk)
@@ -91,18 +90,6 @@ def _copy(source: Path, target: Path) -> StoredObject:
         temporary.replace(target)
         _flush_folder(target.parent)
     return StoredObject(key=target.name, size=digest.size, sha256=digest.sha256, crc32=digest.crc32)
-
-
-@contextmanager
-def _unfinished(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A temporary file beside `target`, gone at the end unless it was renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as sink:
-            yield temporary, sink
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flush(sink: BinaryIO) -> None:

@@ -32,6 +32,7 @@ from internvl_trainer.storage.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from internvl_trainer.storage.unfinished import unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -118,17 +119,14 @@ class S3:
     def download(self, location: str, path: Path) -> StoredObject:
         """See `ObjectStore.download`. A broken stream goes on at the byte where it broke, of the same ETag."""
         bucket, key = _split(location)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
         digest, etag = StreamDigest(), ""
-        try:
-            with _translated("read", location), partial.open("wb") as sink:
+        with unfinished(path) as (temporary, sink):
+            with _translated("read", location):
                 for chunk, etag in self._resumed(bucket, key):  # noqa: B007  (the last ETag is the object's)
                     digest.update(chunk)
                     sink.write(chunk)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            sink.flush()
+            temporary.replace(path)
         name = key.rsplit("/", 1)[-1]
         return StoredObject(key=name, size=digest.size, sha256=digest.sha256, crc32=digest.crc32, etag=etag)
 
