@@ -13,11 +13,14 @@ if [[ -n ${INTERNVL_PYTHON:-} ]] && ! usable "$INTERNVL_PYTHON"; then
 fi
 
 shopt -s nullglob
+# pyenv's folder: what it is told, its usual place, and where its command lies (another user's home, a shared folder).
+pyenv=$(command -v pyenv || true)
+roots=("${PYENV_ROOT:-$HOME/.pyenv}" "${pyenv%/bin/pyenv}")
 # The locked packages were resolved for 3.12: the nearest version comes first.
 candidates=("${INTERNVL_PYTHON:-}")
 for version in 3.12 3.13 3.14; do
   candidates+=("$(command -v "python$version" || true)")
-  candidates+=("${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version"*/bin/"python$version")
+  for root in "${roots[@]}"; do candidates+=("$root"/versions/"$version"*/bin/"python$version"); done
 done
 candidates+=("$(command -v python3 || true)")
 

@@ -14,6 +14,7 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import apply_factories
+from megatron.core.transformer.module import MegatronModule
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
@@ -37,12 +38,9 @@ class WholeTensor(NamedTuple):
 
 @torch.no_grad()
 def fill(
-    model: InternVLModel,
-    source: Callable[[WholeTensor], torch.Tensor],
-    components: Collection[Component] = tuple(Component),
+    model: MegatronModule, source: Callable[[WholeTensor], torch.Tensor], prefixes: tuple[str, ...] = ("",)
 ) -> None:
-    """Set this rank's weights of some components to their slices of what `source` gives for whole tensors."""
-    prefixes = tuple(f"{MODULE_OF[component]}." for component in components)
+    """Set this rank's weights, of keys with one of `prefixes`, to their slices of what `source` gives for the whole."""
     for shard in _shards(model):
         if not shard.key.startswith(prefixes):
             continue
@@ -60,10 +58,11 @@ def initialise(model: InternVLModel, seed: int, components: Collection[Component
     Whole tensors are drawn on every rank, which takes minutes for the largest models: leave out the components that
     will be loaded anyway.
     """
-    fill(model, partial(_draw, model.geometry, seed), components)
+    prefixes = tuple(f"{MODULE_OF[component]}." for component in components)
+    fill(model, partial(_draw, model.geometry, seed), prefixes)
 
 
-def _shards(model: InternVLModel) -> Iterator[ShardedTensor]:
+def _shards(model: MegatronModule) -> Iterator[ShardedTensor]:
     state = model.sharded_state_dict()
     apply_factories(state)
     return (value for value in nested_values(state) if isinstance(value, ShardedTensor))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.train import last_words
 
 logger = logging.getLogger("internvl_trainer")
 
@@ -44,6 +45,7 @@ def run(config: Path) -> int:
         job = JobConfig.from_bytes(config.read_bytes())
     except (OSError, ValidationError) as error:
         logger.error("job config %s cannot be used: %s", config, error)
+        last_words.leave(f"job config {config} cannot be used: {error}")
         return ExitCode.INVALID_CONFIG
     preload()
     from internvl_trainer.train.stage import run_stage
@@ -52,6 +54,8 @@ def run(config: Path) -> int:
         run_stage(job)
     except Exception as error:
         code = exit_code_of(error)
+        if code != ExitCode.PEER_LOST:
+            last_words.leave(f"{type(error).__name__}: {error}")
         if code is None:
             logger.exception("training crashed")
             return CRASH

@@ -33,23 +33,40 @@ def says(text: str, code: int = 0) -> Callable[[], int]:
     return run
 
 
-def waits_for_sigterm(code: int) -> Callable[[], int]:
+def waits_for_sigterm(code: int, ready: int | None = None) -> Callable[[], int]:
+    """A worker that ends with `code` when told to; it writes a byte to `ready` as soon as it can be told."""
+
     def run() -> int:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
+        if ready is not None:
+            os.write(ready, b".")
         time.sleep(30)
         return 0
 
     return run
 
 
-def ignores_sigterm() -> int:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(30)
-    return 0
+def ignores_sigterm(ready: int) -> Callable[[], int]:
+    def run() -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(ready, b".")
+        time.sleep(30)
+        return 0
+
+    return run
 
 
-def terminate_in(seconds: float) -> None:
-    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+def terminate_when_ready(workers: int) -> int:
+    """Send this process SIGTERM as soon as so many workers have written a byte to the descriptor returned."""
+    reading, writing = os.pipe()
+
+    def wait() -> None:
+        for _ in range(workers):
+            os.read(reading, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return writing
 
 
 def test_when_all_succeed_the_node_does_and_every_line_says_whose_it_is() -> None:
@@ -72,7 +89,7 @@ def test_the_first_failure_stops_the_others_and_gives_the_code() -> None:
     begun = time.monotonic()
     code, _ = supervise([waits_for_sigterm(30), says("", code=11), waits_for_sigterm(30)])
     assert code == 11
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
 
 
 def test_a_worker_killed_by_a_signal_counts_128_and_the_signal() -> None:
@@ -91,17 +108,17 @@ def test_a_crash_shows_its_traceback_and_counts_one() -> None:
 
 
 def test_sigterm_is_passed_on_and_the_workers_own_code_is_kept() -> None:
-    terminate_in(0.3)
-    code, _ = supervise([waits_for_sigterm(30), waits_for_sigterm(30)])
+    ready = terminate_when_ready(2)
+    code, _ = supervise([waits_for_sigterm(30, ready), waits_for_sigterm(30, ready)])
     assert code == 30
 
 
 def test_a_worker_that_does_not_end_in_time_is_killed() -> None:
-    terminate_in(0.2)
+    ready = terminate_when_ready(2)
     begun = time.monotonic()
-    code, _ = supervise([ignores_sigterm, waits_for_sigterm(30)], shutdown_seconds=0.5)
+    code, _ = supervise([ignores_sigterm(ready), waits_for_sigterm(30, ready)], shutdown_seconds=0.5)
     assert code == 30
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
 
 
 def test_the_supervisor_gives_signals_back_as_they_were() -> None:
