@@ -1,5 +1,6 @@
 """`python -m hack.demo`: the whole main job, end to end, on real parts."""
 
+import logging
 import os
 import sys
 import time
@@ -37,7 +38,8 @@ RUN_TIMEOUT_SECONDS = 3600.0
 )  # fmt: skip
 def main(kind: str) -> None:
     """Set everything up, train, report."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    _silence_the_libraries()
     try:
         _demo(kind, console)
     except (ClusterError, DemoError, KubectlError, StoreError, WatchTimeoutError) as error:
@@ -63,6 +65,12 @@ def _demo(kind: str, console: Console) -> None:
     finished = _follow(where, names, console)
     _report(where, store, finished, folder, data_folder, console)
     _how_to_look_around(where, names, console, time.monotonic() - began)
+
+
+def _silence_the_libraries() -> None:
+    """torch and megatron-core warn at length of what they were built without and of each other's changes."""
+    warnings.filterwarnings("ignore", module=r"(torch|megatron)\.")
+    logging.getLogger("megatron").setLevel(logging.ERROR)
 
 
 def _section(console: Console, text: str) -> None:
@@ -134,7 +142,9 @@ def _report(
     _section(console, "What came out")
     console.print(where.kubectl.run("get", "ivt").rstrip(), soft_wrap=True, highlight=False)
     console.print(report.stages_table(outcomes))
-    console.print(report.lineage_tree(outcomes))
+    for line in report.checkpoint_lines(outcomes):
+        console.print(line, soft_wrap=True, highlight=False)
+    console.print(report.lineage_tree(outcomes), soft_wrap=True, highlight=False)
     picture = curves.draw(outcomes, folder / "loss.png")
     console.print(f"loss curves: {picture}")
     for run in recipe.RUNS:
@@ -145,9 +155,7 @@ def _judge(
     run: recipe.Run, outcomes: Sequence[StageOutcome], store: ObjectStore, data: Path, folder: Path, console: Console
 ) -> None:
     # Here and not above: it imports torch and megatron-core, seconds in which nothing would be said.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from hack.demo import held_out
+    from hack.demo import held_out
 
     last = [outcome for outcome in outcomes if outcome.run == run.name][-1]
     _section(console, f"{run.name} on pictures that it has never seen")

@@ -7,30 +7,44 @@ from rich.tree import Tree
 
 from hack.demo.outcome import StageOutcome
 
+SMOOTHED = 5
+"""Steps over which a first and a last loss are averaged: one step sees a handful of packs, and its loss is noisy."""
+
+
+def smoothed_losses(outcome: StageOutcome) -> tuple[float, float]:
+    """Mean loss of the first and of the last `SMOOTHED` steps of a stage."""
+    losses = [metric.loss for metric in outcome.metrics]
+    first, last = losses[:SMOOTHED], losses[-SMOOTHED:]
+    return sum(first) / len(first), sum(last) / len(last)
+
 
 def stages_table(outcomes: Sequence[StageOutcome]) -> Table:
-    """Job, attempt, steps, losses, checkpoint and manifest digest of every stage."""
-    table = Table(title="Stages", title_justify="left")
+    """Job, attempt, steps, losses and manifest digest of every stage."""
+    table = Table(title=f"Stages (losses: means of {SMOOTHED} steps)", title_justify="left")
     for column in ("JOB", "LAYOUT"):
         table.add_column(column, no_wrap=True)
     for column in ("ATTEMPT", "STEPS", "FIRST LOSS", "LAST LOSS"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("CHECKPOINT", overflow="fold")
     table.add_column("MANIFEST SHA-256", no_wrap=True)
     for outcome in outcomes:
         manifest, job = outcome.manifest, outcome.status.job_ref
         layout = manifest.layout
+        first, last = smoothed_losses(outcome)
         table.add_row(
             job.name if job else outcome.run,
             f"TP{layout.tensor} PP{layout.pipeline} DP{layout.data}",
             str(manifest.attempt),
             f"{manifest.step}/{manifest.total_steps}",
-            f"{manifest.loss.first:.3f}",
-            f"{manifest.loss.last:.3f}",
-            outcome.ref.uri,
+            f"{first:.3f}",
+            f"{last:.3f}",
             f"{outcome.ref.sha256[:12]}…",
         )
     return table
+
+
+def checkpoint_lines(outcomes: Sequence[StageOutcome]) -> list[str]:
+    """Where each stage's final checkpoint lies: whole URIs, to be copied."""
+    return [f"{outcome.run} {outcome.status.name}: {outcome.ref.uri}" for outcome in outcomes]
 
 
 def lineage_tree(outcomes: Sequence[StageOutcome]) -> Tree:
@@ -41,7 +55,7 @@ def lineage_tree(outcomes: Sequence[StageOutcome]) -> Tree:
         branch = tree.add(f"{run}, before {last.status.name}")
         for entry in last.lineage:
             branch.add(
-                f"{entry.run.name} {entry.stage}, step {entry.step}: {entry.manifest.uri} "
-                f"(sha256 {entry.manifest.sha256[:12]}…)"
+                f"trained by {entry.run.name} in {entry.stage}, step {entry.step}, "
+                f"run {entry.run.uid}, manifest {entry.manifest.sha256[:12]}…"
             )
     return tree
