@@ -72,9 +72,9 @@ class Painter:
         """One rendering, RGB, CELL x CELL: size, place and background are drawn from (seed, picture, variant)."""
         draw = random.Random(f"{seed}/{picture.key}/{variant}")
         glyph = self._glyph(picture)
-        scale = draw.uniform(0.72, 1.0) * CELL / max(glyph.size)
+        scale = draw.uniform(0.85, 1.0) * CELL / max(glyph.size)
         glyph = glyph.resize((round(glyph.width * scale), round(glyph.height * scale)), Image.Resampling.BILINEAR)
-        background = tuple(draw.randint(215, 255) for _ in range(3))
+        background = tuple(draw.randint(225, 255) for _ in range(3))
         cell = Image.new("RGB", (CELL, CELL), background)
         cell.paste(glyph, (draw.randint(0, CELL - glyph.width), draw.randint(0, CELL - glyph.height)), glyph)
         return cell
