@@ -45,11 +45,6 @@ def train(config: Path, processes: int, scratch: Path | None) -> None:
     sys.exit(code)
 
 
-@click.group()
-def checkpoint() -> None:
-    """Look at checkpoints."""
-
-
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
