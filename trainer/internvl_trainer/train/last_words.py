@@ -1,4 +1,4 @@
-"""A pod's termination message: the one line by which Kubernetes, the operator and `kubectl describe` say why it ended."""
+"""A pod's termination message: the one line by which the operator and `kubectl describe` say why it ended."""
 
 import os
 from pathlib import Path
