@@ -9,6 +9,9 @@ PYTHON := .venv/bin/python
 # Nodes of the local cluster: 1 or 2.
 NODES ?= 1
 
+# A preflight must have had its say before anything else begins.
+.NOTPARALLEL:
+
 .PHONY: help
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -24,9 +27,12 @@ venv: ## The Python environment, from the hash-locked files in constraints/
 preflight: ## Whether this machine can hold the local cluster; changes nothing
 	@NODES=$(NODES) hack/preflight.sh
 
-.PHONY: cluster-build
-cluster-build: venv ## Bring and build what the cluster is made of (about 15 min the first time)
+.PHONY: preflight-build
+preflight-build:
 	@hack/preflight.sh build
+
+.PHONY: cluster-build
+cluster-build: preflight-build venv ## Bring and build what the cluster is made of (about 15 min the first time)
 	@$(PYTHON) -m hack.cluster build
 
 .PHONY: cluster-up
@@ -75,6 +81,10 @@ soak: preflight venv cluster-build ## The long repetitions: SOAK_ROUNDS runs wit
 # local: start a cluster on this machine. current: use the cluster of the current kubeconfig.
 CLUSTER ?= local
 
+.PHONY: preflight-demo-current
+preflight-demo-current:
+	@hack/preflight.sh demo-current
+
 .PHONY: demo
-demo: $(if $(filter local,$(CLUSTER)),preflight) venv ## Train two tiny InternVLs in chained stages and judge them; CLUSTER=current for yours
+demo: $(if $(filter local,$(CLUSTER)),preflight,preflight-demo-current) venv ## Train two tiny InternVLs in chained stages and judge them; CLUSTER=current for yours
 	@$(PYTHON) -m hack.demo --cluster $(CLUSTER)

@@ -14,4 +14,7 @@ if ! python=$(hack/find-python.sh 2>&1); then
   exit 1
 fi
 # -B: not even a cache of compiled modules is written.
+if [[ ${1:-} == demo-current ]]; then
+  exec "$python" -B -m hack.demo.preflight
+fi
 exec "$python" -B -m hack.cluster.preflight "$@"

@@ -20,14 +20,23 @@ from hack.cluster.paths import State
 from hack.cluster.report import Report
 from hack.cluster.settings import Settings
 from hack.demo import curves, install, pretraining, publication, recipe, report, target, trainings
+from hack.demo.debian import PackageError
 from hack.demo.errors import DemoError
 from hack.demo.kubectl import KubectlError
 from hack.demo.outcome import StageOutcome, read_outcomes
+from hack.demo.preflight import SESSION
 from internvl_operator.console.tables import message_of, run_name, status_of
 from internvl_operator.console.watch import WatchTimeoutError, follow, read_trainings
+from internvl_trainer.checkpoint.errors import CheckpointError
+from internvl_trainer.data.errors import DataError
 from internvl_trainer.storage import ObjectStore, StoreError, open_store
 
 NAMESPACE = "internvl-demo"
+EXPECTED = (
+    ClusterError, DemoError, KubectlError, PackageError, StoreError, CheckpointError, DataError, WatchTimeoutError,
+)  # fmt: skip
+"""Errors whose message says what to do; anything else is a bug and keeps its traceback."""
+
 RUN_TIMEOUT_SECONDS = 3600.0
 
 
@@ -42,7 +51,7 @@ def main(kind: str) -> None:
     _silence_the_libraries()
     try:
         _demo(kind, console)
-    except (ClusterError, DemoError, KubectlError, StoreError, WatchTimeoutError) as error:
+    except EXPECTED as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
 
@@ -92,6 +101,7 @@ def _target(kind: str, console: Console) -> target.Target:
 
 def _store(where: target.Target) -> ObjectStore:
     """The object store, seen from this machine. Its credentials come from the environment, as everywhere."""
+    os.environ.pop(SESSION, None)  # of the user's own store, where this one has none
     os.environ.update(where.storage.environment)
     return open_store(endpoint_url=where.storage.endpoint_url, region=where.storage.region)
 
@@ -128,6 +138,9 @@ def _follow(where: target.Target, names: Sequence[str], console: Console) -> lis
         console=console,
         timeout_seconds=RUN_TIMEOUT_SECONDS,
     )
+    missing = set(names) - {run_name(one) for one in finished}
+    if missing:
+        raise DemoError(f"{', '.join(sorted(missing))} was deleted while it was watched; run make demo again")
     failed = [one for one in finished if status_of(one).phase != "Succeeded"]
     if failed:
         reasons = "; ".join(f"{run_name(one)}: {message_of(status_of(one))}" for one in failed)
@@ -172,10 +185,21 @@ def _how_to_look_around(where: target.Target, names: Sequence[str], console: Con
         f"{kubectl} -n {where.namespace} describe ivt {names[0]}",
         f"{kubectl} -n {where.namespace} get pytorchjobs,pods",
         "",
-        "make cluster-down" if where.kind == "local" else f"{kubectl} delete namespace {where.namespace}",
+        *_how_to_stop(where, kubectl),
     ]
     console.print(Panel("\n".join(lines), title="look around, and stop it", expand=False))
     console.print(f"done in {seconds / 60:.1f} minutes")
+
+
+def _how_to_stop(where: target.Target, kubectl: str) -> list[str]:
+    if where.kind == "local":
+        return ["make cluster-down"]
+    return [
+        f"helm -n {where.namespace} uninstall {install.RELEASE}",
+        f"{kubectl} delete namespace {where.namespace}",
+        f"{kubectl} delete crd internvltrainings.training.internvl.dev   # where nobody else uses it",
+        f"what lies below {where.storage.uri} stays until you delete it",
+    ]
 
 
 if __name__ == "__main__":

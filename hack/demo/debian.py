@@ -53,9 +53,14 @@ def _download(packages: Sequence[str], folder: Path) -> None:
 
 def _run(command: Sequence[str], folder: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, env=environment
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise PackageError(
+            f"{' '.join(command)} gave no answer within 300 s; is the package archive reachable?"
+        ) from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise PackageError(f"`{' '.join(command)}` failed: {said[-1] if said else done.returncode}")

@@ -53,7 +53,7 @@ def judge(
     with opened(ref, tokenizer=str(data / "tokenizer"), store=store, scratch=scratch, max_tiles=1) as model:
         general = _in_general(model, references, sorted({choice for one in asked for choice in one.choices}))
         spoken = model.generate([one.question for one in asked[:SHOWN]], max_new_tokens=24)
-        answers = spoken + [""] * (len(asked) - len(spoken))
+        answers = [*spoken, *[None] * (len(asked) - len(spoken))]
         return tuple(
             Verdict(one.caption, answer, _rank(model, one, general), len(one.choices))
             for one, answer in zip(track(asked, description="ranking captions"), answers, strict=True)

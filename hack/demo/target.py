@@ -19,8 +19,7 @@ from hack.cluster import python_environment
 from hack.cluster.paths import REPOSITORY, State
 from hack.demo.errors import DemoError
 from hack.demo.kubectl import Kubectl, KubectlError
-
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+from hack.demo.preflight import CREDENTIALS, SESSION, problems
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def local(namespace: str, state: State | None = None) -> Target:
         uri="s3://internvl",
         endpoint_url=variables["AWS_ENDPOINT_URL_S3"],
         region=variables["AWS_REGION"],
-        environment={name: variables[name] for name in _CREDENTIALS},
+        environment={name: variables[name] for name in CREDENTIALS},
     )
     _make_bucket(storage)
     python_environment.mount(state, namespace)
@@ -126,21 +125,16 @@ def current(namespace: str) -> Target:
     Raises:
         DemoError: a variable is missing, or the cluster lacks the PyTorchJob API.
     """
-    missing = [name for name in ("DEMO_STORAGE_URI", *_CREDENTIALS) if not os.environ.get(name)]
+    missing = problems(os.environ)
+    if missing:
+        raise DemoError("\n".join(missing))
     images = {name: os.environ.get(name, "") for name in ("DEMO_OPERATOR_IMAGE", "DEMO_TRAINER_IMAGE")}
     extra = os.environ.get("DEMO_VALUES")
-    if not extra:
-        missing += [name for name, value in images.items() if not value]
-    if missing:
-        raise DemoError(
-            f"CLUSTER=current needs {', '.join(missing)} in the environment: an s3://bucket/prefix that this machine "
-            "and the pods reach, its credentials, and the images built from the Dockerfile; see docs/tasks/demo.md"
-        )
     storage = Storage(
         uri=os.environ["DEMO_STORAGE_URI"].rstrip("/"),
         endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3"),
         region=os.environ.get("AWS_REGION"),
-        environment={name: os.environ[name] for name in _CREDENTIALS},
+        environment={name: os.environ[name] for name in (*CREDENTIALS, SESSION) if os.environ.get(name)},
     )
     values: dict[str, Any] = {}
     if images["DEMO_OPERATOR_IMAGE"]:
@@ -149,7 +143,7 @@ def current(namespace: str) -> Target:
     if images["DEMO_TRAINER_IMAGE"]:
         values["trainer"] = {"image": images["DEMO_TRAINER_IMAGE"]}
     if extra:
-        values |= yaml.safe_load(Path(extra).read_text(encoding="utf-8"))
+        values |= _read_values(Path(extra))
     target = Target("current", namespace, None, storage, values)
     try:
         target.kubectl.run("get", "customresourcedefinition", "pytorchjobs.kubeflow.org", "-o", "name")
@@ -158,6 +152,16 @@ def current(namespace: str) -> Target:
             f"the current cluster does not offer PyTorchJobs ({error}); install Kubeflow training-operator v1.9 there"
         ) from None
     return target
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DemoError(f"DEMO_VALUES: {path} cannot be used: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DemoError(f"DEMO_VALUES: {path} holds a {type(values).__name__}, expected a mapping of helm values")
+    return values
 
 
 CHART = REPOSITORY / "charts" / "internvl-operator"

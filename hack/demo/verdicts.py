@@ -13,11 +13,11 @@ TOP = 5
 class Verdict:
     """One held-out picture: its caption, what the model says of it, and its rank among the choices, from 0.
 
-    `answer` is empty where the model was not asked to speak.
+    `answer` is None where the model was not asked to speak, and empty where it said nothing.
     """
 
     caption: str
-    answer: str
+    answer: str | None
     rank: int
     choices: int
 
@@ -55,6 +55,6 @@ def captions_table(verdicts: Sequence[Verdict]) -> Table:
     table.add_column("THE MODEL SAYS")
     table.add_column("RANK", justify="right", no_wrap=True)
     for one in verdicts:
-        if one.answer:
-            table.add_row(one.caption, one.answer, f"{one.rank + 1}/{one.choices}")
+        if one.answer is not None:
+            table.add_row(one.caption, one.answer or "(nothing)", f"{one.rank + 1}/{one.choices}")
     return table

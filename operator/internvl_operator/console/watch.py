@@ -7,6 +7,8 @@ from typing import Any
 from kubernetes import client, config
 from rich.console import Console
 from rich.live import Live
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random_exponential
+from urllib3.exceptions import HTTPError
 
 from internvl_operator.api.base import GROUP, PLURAL, VERSION
 from internvl_operator.console.tables import live_table, plain_line, run_name, status_of
@@ -18,11 +20,24 @@ class WatchTimeoutError(TimeoutError):
     """The runs did not end in time."""
 
 
+def _is_passing(error: BaseException) -> bool:
+    """Whether the API server may answer a moment later: it was not reached, or is busy or restarting."""
+    if isinstance(error, client.ApiException):
+        return error.status == 429 or (error.status or 500) >= 500
+    return isinstance(error, HTTPError)
+
+
+@retry(
+    retry=retry_if_exception(_is_passing), stop=stop_after_delay(60), wait=wait_random_exponential(max=5), reraise=True
+)
 def read_trainings(namespace: str, names: Sequence[str], *, kubeconfig: str | None = None) -> list[Training]:
     """The named InternVLTrainings of a namespace, all of them where no name is given, in the order of the names.
 
+    An API server that does not answer is asked again for a minute.
+
     Raises:
         kubernetes.client.ApiException: the API server refused.
+        urllib3.exceptions.HTTPError: it was not reached.
         kubernetes.config.ConfigException: there is no usable kubeconfig.
     """
     api = client.CustomObjectsApi(config.new_client_from_config(config_file=kubeconfig))  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from hack.demo.verdicts import Verdict, by_chance, captions_table, hits, summary
 pytestmark = pytest.mark.unit
 
 VERDICTS = (
-    [Verdict("face: a", "face: b", 0, 20)] * 3 + [Verdict("face: c", "", 4, 20)] * 2 + [Verdict("x", "", 19, 20)] * 5
+    [Verdict("face: a", "face: b", 0, 20)] * 3 + [Verdict("face: c", None, 4, 20)] * 2 + [Verdict("x", "", 19, 20)] * 5
 )
 
 
@@ -39,3 +39,4 @@ def test_the_table_shows_the_pictures_that_the_model_spoke_of() -> None:
 
     assert shown.count("face: b") == 3
     assert "face: c" not in shown
+    assert shown.count("(nothing)") == 5, "silence is an answer too, and shown as one"

@@ -13,6 +13,8 @@ from hack.cluster import preflight
 from hack.cluster.paths import REPOSITORY, State
 from hack.cluster.settings import PORTS_VARIABLE, TAKE_OVER_VARIABLE, Settings
 
+pytestmark = pytest.mark.unit
+
 Usage = namedtuple("Usage", "total used free")
 
 

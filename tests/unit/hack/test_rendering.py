@@ -17,6 +17,8 @@ from hack.cluster.cluster import endpoint
 from hack.cluster.paths import State, write_private
 from hack.cluster.settings import Settings
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:

@@ -4,6 +4,8 @@ import pytest
 
 from hack.cluster.settings import PODS_VARIABLE, PORTS_VARIABLE, SERVICES_VARIABLE, Settings
 
+pytestmark = pytest.mark.unit
+
 
 def test_each_node_has_a_bridge_and_a_range_of_its_own() -> None:
     settings = Settings.from_environment(2)
