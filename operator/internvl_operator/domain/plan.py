@@ -74,6 +74,8 @@ def _is_worth_writing(
         return False
     if recorded.progress is None or desired.progress is None:
         return True
+    if (recorded.progress.stage, recorded.progress.attempt) != (desired.progress.stage, desired.progress.attempt):
+        return True
     without_reports, _ = statuses.desired(spec, expansion.problems, replace(observed, progress={}), now)
     since = desired.progress.last_report_time - recorded.progress.last_report_time
     return without_reports != recorded or since.total_seconds() >= progress_seconds
