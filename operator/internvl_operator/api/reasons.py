@@ -140,7 +140,10 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.TRAINER_FAILED: Meaning("an attempt", "A trainer pod failed; exitCode and message say how.", ""),
     Reason.INTERRUPTED: Meaning(
-        "an attempt", "Pods were told to stop (suspend, eviction, preemption, drain). Not counted as a failure.", ""
+        "an attempt",
+        "Pods were told to stop (suspend, preemption, drain, eviction from a node under pressure). "
+        "Not counted as a failure.",
+        "",
     ),
     Reason.DEADLINE_EXCEEDED: Meaning(
         "an attempt", "It ran longer than spec.runPolicy.attemptTimeoutSeconds and was stopped.", ""

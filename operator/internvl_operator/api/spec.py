@@ -96,7 +96,8 @@ class StorageSpec(ApiModel):
     path_style: bool = Field(default=True, description="bucket in the path, not in the host name")
     secret_ref: LocalReference | None = Field(
         default=None,
-        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; absent: the pods' own identity",
+        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN if the "
+        "credentials are temporary; absent: the pods' own identity",
     )
 
 

@@ -21,7 +21,8 @@ def plan(
 ) -> list[Action]:
     """What to do about one run, in order; nothing where all is as it should be.
 
-    First what is to be on record, then what follows from the record: a job for the open attempt, no other live job.
+    First what is to be on record and the news of it, then what follows from the record: a job for the open attempt, no
+    other live job.
     So a crash between any two actions loses nothing: the next pass finds the record and does the rest.
 
     Args:
@@ -39,8 +40,9 @@ def plan(
     actions: list[Action] = []
     if _is_worth_writing(spec, expansion, observed, moment, desired, progress_seconds):
         actions.append(UpdateStatus(desired))
-    actions += _effects(expansion, desired, observed)
+    # Events follow from the change of the record: told later than the first effect that fails, they would be lost.
     actions += _events(observed.status, desired)
+    actions += _effects(expansion, desired, observed)
     actions += _requeue(situation)
     return actions
 
@@ -71,6 +73,8 @@ def _is_worth_writing(
     if desired == recorded:
         return False
     if recorded.progress is None or desired.progress is None:
+        return True
+    if (recorded.progress.stage, recorded.progress.attempt) != (desired.progress.stage, desired.progress.attempt):
         return True
     without_reports, _ = statuses.desired(spec, expansion.problems, replace(observed, progress={}), now)
     since = desired.progress.last_report_time - recorded.progress.last_report_time

@@ -26,8 +26,11 @@ def fold_stage(stage: StageStatus, report: ProgressReport | None) -> StageStatus
 
 
 def fold_run(progress: Progress | None, report: ProgressReport | None) -> Progress | None:
-    """The run's progress after `report`; an older report than the one on record changes nothing."""
-    if report is None or (progress is not None and whole_second(report.reported_at) < progress.last_report_time):
+    """The run's progress after `report`, which is of the current stage; one older than that on record changes nothing.
+
+    A later attempt's report is newer whatever its time: another node's clock has written it.
+    """
+    if report is None or (progress is not None and _is_older(report, progress)):
         return progress
     return Progress(
         stage=report.stage,
@@ -78,6 +81,11 @@ def duration(seconds: float) -> str:
 
 def _is_news(stage: StageStatus, report: ProgressReport) -> bool:
     return (report.stage, report.attempt) == (stage.name, stage.attempt)
+
+
+def _is_older(report: ProgressReport, progress: Progress) -> bool:
+    age = (report.attempt, whole_second(report.reported_at))
+    return report.stage == progress.stage and age < (progress.attempt, progress.last_report_time)
 
 
 def _number(value: float | None) -> str | None:

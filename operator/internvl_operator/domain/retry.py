@@ -18,6 +18,8 @@ from internvl_operator.domain.state import AttemptKey, ChildJob, PodFailure
 from internvl_trainer.contract.exit_codes import DO_NOT_RETRY, ExitCode, explain
 
 _SIGTERM = 128 + 15
+_OWN_LIMIT = ("local ephemeral storage limit", "ephemeral local storage usage", "Usage of EmptyDir volume")
+"""What the kubelet says of an evicted pod that used more than it may; of a node under pressure it says otherwise."""
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -84,7 +86,7 @@ def not_before(stage: StageStatus, backoff: BackoffSpec) -> datetime | None:
 def _telling(pod: PodFailure) -> int:
     if pod.exit_code in DO_NOT_RETRY:
         return 0
-    if pod.disrupted:
+    if pod.disrupted or _broke_own_limit(pod):
         return 1
     return {ExitCode.INTERRUPTED: 3, _SIGTERM: 3, ExitCode.PEER_LOST: 4}.get(pod.exit_code or 0, 2)
 
@@ -92,9 +94,16 @@ def _telling(pod: PodFailure) -> int:
 def _kind(cause: PodFailure) -> EndingKind:
     if cause.exit_code in DO_NOT_RETRY:
         return EndingKind.FATAL
+    if _broke_own_limit(cause):
+        # However well it took the SIGTERM: the next one fills its volumes just as fast.
+        return EndingKind.RETRYABLE
     if cause.disrupted or cause.exit_code == ExitCode.INTERRUPTED:
         return EndingKind.INTERRUPTED
     return EndingKind.RETRYABLE
+
+
+def _broke_own_limit(pod: PodFailure) -> bool:
+    return pod.reason == "Evicted" and any(words in pod.message for words in _OWN_LIMIT)
 
 
 def _describe(cause: PodFailure) -> str:

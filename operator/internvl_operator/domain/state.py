@@ -99,9 +99,10 @@ class PodFailure:
 class GateQuery:
     """Is the final checkpoint of this stage there and sound? Asked for a stage whose newest job succeeded.
 
-    Wanted is the newest manifest of step `total_steps` below `prefix` whose attempt is at most `attempt` (an earlier
-    attempt may have committed the final checkpoint and died after it), of run `run_uid`, judged by
-    `internvl_trainer.contract.gate`, together with the component manifests of `publish` of the *same* attempt.
+    Wanted is the newest manifest of step `total_steps` below `prefix` whose attempt is at most `attempt`, of run
+    `run_uid`, judged by `internvl_trainer.contract.gate`, together with the component manifests of `publish` of the
+    *same* attempt. Our trainer commits under its own attempt even what it resumed at the stage's end, so this is the
+    succeeded attempt's own; an earlier attempt's serves as well, where that is the newest.
     """
 
     stage: str

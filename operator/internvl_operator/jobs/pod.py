@@ -138,6 +138,9 @@ def _environment(stage: StagePlan, node_rank_label: str, master_address: str) ->
             {"name": name, "valueFrom": {"secretKeyRef": {"name": stage.secret, "key": name}}}
             for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         ]
+        # Only temporary credentials have one.
+        token = {"name": stage.secret, "key": "AWS_SESSION_TOKEN", "optional": True}
+        variables.append({"name": "AWS_SESSION_TOKEN", "valueFrom": {"secretKeyRef": token}})
     return variables
 
 

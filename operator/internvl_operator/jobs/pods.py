@@ -66,6 +66,8 @@ def timestamp(text: str | None) -> datetime | None:
 def _failure(pod: JsonObject) -> PodFailure:
     status = pod["status"]
     ended = _terminated(status)
+    # Of an eviction the container knows no more than that it was told to stop.
+    teller = status if status.get("reason") == "Evicted" else ended
     disrupted = any(
         condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
         for condition in status.get("conditions", ())
@@ -73,8 +75,8 @@ def _failure(pod: JsonObject) -> PodFailure:
     return PodFailure(
         pod=pod["metadata"]["name"],
         exit_code=ended.get("exitCode"),
-        reason=ended.get("reason") or status.get("reason", ""),
-        message=(ended.get("message") or status.get("message", "")).strip()[-_MESSAGE_TAIL:],
+        reason=teller.get("reason") or status.get("reason", ""),
+        message=(teller.get("message") or status.get("message", "")).strip()[-_MESSAGE_TAIL:],
         finished_at=timestamp(ended.get("finishedAt")),
         disrupted=disrupted,
     )

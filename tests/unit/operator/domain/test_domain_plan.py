@@ -432,6 +432,26 @@ def test_progress_is_written_at_its_own_pace_and_everything_else_at_once(world: 
     assert UpdateStatus in [type(action) for action in world.think()[0]]
 
 
+def test_the_first_report_of_a_new_attempt_is_written_though_its_node_is_behind_in_time(world: World) -> None:
+    world.settle()
+    world.start()
+    world.report(9)
+    world.settle()
+    world.fail(1)
+    world.settle()
+    world.start()
+    world.settle()
+    world.report(5)
+    world.reports = {
+        key: report.model_copy(update={"reported_at": world.now - timedelta(minutes=1)})
+        for key, report in world.reports.items()
+    }
+    world.settle()
+
+    assert world.status.progress
+    assert (world.status.progress.attempt, world.status.progress.steps) == (2, "5/10")
+
+
 def test_the_last_report_of_a_finished_run_is_kept_and_that_of_a_finished_stage_is_not(world: World) -> None:
     for stage in ("stage0", "stage1"):
         world.settle()

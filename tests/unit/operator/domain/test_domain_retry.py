@@ -45,6 +45,32 @@ def test_one_pod_is_the_cause(pods: list[PodFailure], cause: str, kind: EndingKi
     assert (ending.failure and ending.failure.pod, ending.kind) == (cause, kind)
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ('Container pytorch exceeded its local ephemeral storage limit "1Gi". ', EndingKind.RETRYABLE),
+        ("Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ", EndingKind.RETRYABLE),
+        ('Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". ', EndingKind.RETRYABLE),
+        ("The node was low on resource: ephemeral-storage. ", EndingKind.INTERRUPTED),
+    ],
+)
+def test_an_eviction_is_free_unless_the_pod_broke_its_own_limit(words: str, kind: EndingKind) -> None:
+    evicted = PodFailure("w0", ExitCode.INTERRUPTED, "Evicted", words, NOW)
+
+    assert retry.judge(KEY, JOB, [evicted], NOW).kind is kind
+
+
+def test_the_pod_that_broke_its_own_limit_is_the_cause_of_what_became_of_the_others() -> None:
+    words = 'Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". '
+    evicted = PodFailure("w0", ExitCode.INTERRUPTED, "Evicted", words, NOW)
+
+    failure = retry.judge(KEY, JOB, [evicted, pod("w1", 1, after=5)], NOW).failure
+
+    assert failure
+    assert failure.pod == "w0"
+    assert 'volume "scratch" exceeds' in failure.message
+
+
 @given(st.lists(st.integers(1, 255), min_size=1, max_size=6))
 def test_a_code_that_says_do_not_retry_always_prevails(codes: list[int]) -> None:
     ending = retry.judge(KEY, JOB, [pod(f"w{n}", code, after=n) for n, code in enumerate(codes)], NOW)

@@ -56,6 +56,21 @@ def test_an_older_report_changes_nothing() -> None:
     assert progress.fold_run(folded, older) is folded
 
 
+@pytest.mark.parametrize("newer", [{"attempt": 2}, {"stage": "stage2"}])
+def test_a_new_attempt_is_believed_though_its_node_is_behind_in_time(newer: dict[str, object]) -> None:
+    folded = progress.fold_run(None, REPORT)
+    behind = REPORT.model_copy(update={"step": 41, "reported_at": NOW - timedelta(seconds=9), **newer})
+
+    assert progress.fold_run(folded, behind) == progress.fold_run(None, behind)
+
+
+def test_a_straggler_of_an_older_attempt_changes_nothing() -> None:
+    folded = progress.fold_run(None, REPORT.model_copy(update={"attempt": 2}))
+    straggler = REPORT.model_copy(update={"reported_at": NOW + timedelta(seconds=9)})
+
+    assert progress.fold_run(folded, straggler) is folded
+
+
 def test_the_first_loss_of_a_stage_is_kept_and_the_last_moves_on() -> None:
     stage = progress.fold_stage(StageStatus(name="stage1", attempt=1), REPORT)
     stage = progress.fold_stage(stage, REPORT.model_copy(update={"loss": 1.5, "step": 43, "checkpoint": None}))

@@ -58,6 +58,7 @@ class Api(Kubernetes):
         if body is not None:
             self.objects[TRAININGS.plural, body["metadata"]["name"]] = body
         self.calls: list[str] = []
+        self.events: list[str] = []
         self.faults: dict[str, KubernetesError] = {}
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> JsonObject | None:
@@ -81,8 +82,9 @@ class Api(Kubernetes):
         self.objects[resource.plural, seen["metadata"]["name"]]["status"] = status
         return seen
 
-    async def post_event(self, regarding: JsonObject, **_: Any) -> None:
+    async def post_event(self, regarding: JsonObject, *, reason: str, **_: Any) -> None:
         self._call("event")
+        self.events.append(reason)
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -109,7 +111,7 @@ def fault(kind: type[KubernetesError], code: int) -> KubernetesError:
 async def test_what_is_about_to_be_done_is_on_record_first() -> None:
     api = Api(training())
     await reconciler(api).reconcile(KEY)
-    assert api.calls[:3] == ["status", "create configmaps", "create pytorchjobs"]
+    assert [call for call in api.calls if call != "event"] == ["status", "create configmaps", "create pytorchjobs"]
     (stage,) = api.objects[TRAININGS.plural, "run"]["status"]["stages"]
     assert stage["attempt"] == 1
 
@@ -142,6 +144,7 @@ async def test_a_refused_job_is_told_in_the_servers_words_and_tried_again(
             await passes.reconcile(KEY)
     assert api.condition("Progressing")["reason"] == "JobRejected"
     assert "quota: gpus=8" in api.condition("Progressing")["message"]
+    assert ("StageStarting" in api.events, api.events.count("JobRejected")) == (True, 1)
     api.faults.clear()
     await passes.reconcile(KEY)
     await passes.reconcile(KEY)

@@ -63,6 +63,15 @@ def test_an_evicted_pod_is_disrupted_and_has_no_exit_code() -> None:
     )  # fmt: skip
 
 
+def test_why_a_pod_was_evicted_is_told_by_the_pod_and_not_by_its_container() -> None:
+    words = 'Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". '
+    evicted = pod("w0", "Failed", reason="Evicted", message=words, **ended(30, message="told to stop"))
+
+    (failure,) = observe_pods([evicted]).failures[KEY]
+
+    assert (failure.exit_code, failure.reason, failure.message) == (30, "Evicted", words.strip())
+
+
 def test_a_pod_without_a_stage_is_refused_by_name() -> None:
     stray = pod("w0", "Running")
     del stray["metadata"]["labels"]["training.internvl.dev/stage"]

@@ -126,6 +126,14 @@ def test_credentials_come_by_reference_and_never_by_value() -> None:
     assert "AWS_ACCESS_KEY_ID" not in variables()
 
 
+def test_temporary_credentials_bring_their_session_token_and_lasting_ones_need_none() -> None:
+    told = variables(storage={"uri": "s3://runs/demo", "secretRef": {"name": "s3-cred"}})
+
+    token = {"name": "s3-cred", "key": "AWS_SESSION_TOKEN", "optional": True}
+    assert told["AWS_SESSION_TOKEN"] == {"secretKeyRef": token}
+    assert "AWS_SESSION_TOKEN" not in variables()
+
+
 def test_accelerators_are_asked_for_by_name() -> None:
     resources = {"nodes": 2, "processesPerNode": 2, "gpuResource": "nvidia.com/gpu"}
     compute = {"requests": {"cpu": 8}, "limits": {"memory": "64Gi"}}
