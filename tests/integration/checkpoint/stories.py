@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.errors import CheckpointError, GeometryMismatchError
 from internvl_trainer.checkpoint.load import load_model
+from internvl_trainer.checkpoint.peers import Peers
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component, RunIdentity
@@ -167,6 +169,27 @@ def one_node_cannot_upload(setting: Setting) -> Result:
     except StoreUnavailableError as error:
         return {"error": str(error)}
     return {"error": None}
+
+
+def waits_for_a_slow_upload() -> Result:
+    """Two nodes, of which the second transfers for longer than training's own group waits. Plays without `_play`."""
+    rank, patience = int(os.environ["RANK"]), timedelta(seconds=3)
+    os.environ |= {"LOCAL_RANK": "0", "GROUP_RANK": str(rank)}
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=patience)
+    peers = Peers.from_environment()
+
+    def slow_on_node_1() -> str:
+        time.sleep(2 * patience.total_seconds() * peers.node)
+        return f"node {peers.node}"
+
+    seen: Result = {"uploads": peers.each_node(slow_on_node_1)}
+    try:
+        slow_on_node_1()
+        dist.barrier()
+    except RuntimeError as error:
+        seen["training"] = str(error)
+    return seen
 
 
 def dies_before_the_manifest(setting: Setting) -> Result:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.checkpoint import stories
 from tests.integration.checkpoint.stories import LOG, Setting, run_story
+from tests.integration.trainer.grid import on_ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -48,6 +49,12 @@ def test_what_must_not_be_done_is_refused_by_name(setting: Setting) -> None:
     assert "attempt 1 runs twice" in said["other tokens"]
     assert said["rival"].startswith("CheckpointConflictError: ")
     assert said["lost answer"].startswith("done: ")
+
+
+def test_a_slow_upload_outlasts_the_patience_of_trainings_own_group() -> None:
+    first, second = on_ranks(2, stories.waits_for_a_slow_upload)
+    assert first["uploads"] == second["uploads"] == ["node 0", "node 1"]
+    assert "imed out" in first["training"], "that group still notices a peer that does not come"
 
 
 def test_each_node_downloads_only_what_it_needs(setting: Setting) -> None:

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """The checkpoints of one attempt of one stage.
 
-    Every method is collective: call it on all ranks, with the same arguments. A failure on any rank raises the same
-    error on all: `CheckpointError`s for what is wrong with a checkpoint, `StoreError`s for the store.
+    Making one and every method are collective: call them on all ranks, with the same arguments. A failure on any rank
+    raises the same error on all: `CheckpointError`s for what is wrong with a checkpoint, `StoreError`s for the store.
 
     Args:
         job: this attempt's config.
