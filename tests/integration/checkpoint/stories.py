@@ -225,6 +225,7 @@ def refuses(setting: Setting) -> Result:
             raise AlreadyExistsError(uri)
 
     engine, said = ToyEngine(Place.of(0), 1), {}
+    larger = setting.job().optimization.model_copy(update={"global_batch": 8})
 
     def tell(case: str, action: Callable[[], Any]) -> None:
         try:
@@ -235,8 +236,11 @@ def refuses(setting: Setting) -> Result:
     twice = setting.checkpointer(stage="twice")
     tell("no step", lambda: twice.save(engine, train_state(0)))
     first = twice.save(engine, train_state(1))
+    tell("other batch", lambda: setting.checkpointer(stage="twice", attempt=2, optimization=larger).resume(engine))
     tell("not final", lambda: twice.publish(first))
     tell("other tokens", lambda: twice.save(engine, dataclasses.replace(train_state(1), tokens=999)))
+    Path(first.uri.removeprefix("file://")).with_name(".metadata").unlink()
+    tell("damaged", lambda: twice.save(engine, train_state(1)))
     tell("rival", lambda: setting.checkpointer(stage="rival", kind=Rival).save(engine, train_state(2)))
     tell("lost answer", lambda: setting.checkpointer(stage="lost", kind=LostAnswer).save(engine, train_state(2)))
     return said

@@ -47,6 +47,12 @@ def test_what_must_not_be_done_is_refused_by_name(setting: Setting) -> None:
     assert "is of step 1 of 2; publish the last one" in said["not final"]
     assert said["other tokens"].startswith("CheckpointConflictError: ")
     assert "attempt 1 runs twice" in said["other tokens"]
+    assert said["damaged"].startswith("CheckpointConflictError: ")
+    assert "MissingObject: object .metadata" in said["damaged"]
+    assert "start it with a new number" in said["damaged"]
+    assert said["other batch"].startswith("DataPositionError: ")
+    assert "4 packs in 1 steps, but at this job's global batch of 8 they are 8" in said["other batch"]
+    assert "spec.weights names this manifest" in said["other batch"]
     assert said["rival"].startswith("CheckpointConflictError: ")
     assert said["lost answer"].startswith("done: ")
 
