@@ -6,6 +6,7 @@ from internvl_operator.api.reasons import Reason
 from internvl_operator.api.spec import ParallelismSpec, StageSpec, TrainingSpec
 from internvl_operator.domain.problems import SpecProblem
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.layout import layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
 
 
@@ -57,23 +58,11 @@ def layout(sizes: Sizes, model: ModelGeometry) -> tuple[ParallelLayout | None, l
 
 
 def _model_problems(sizes: Sizes, model: ModelGeometry) -> list[SpecProblem]:
-    tensor, pipeline = sizes.parallelism.tensor, sizes.parallelism.pipeline
-    heads, layers = model.language.heads, model.language.layers
-    problems = []
-    if heads % tensor:
-        problems.append(
-            _problem(
-                f"{sizes.field}.tensor", f"{tensor} does not divide the {heads} heads of {model.name}'s language model"
-            )
-        )
-    if pipeline > layers:
-        problems.append(
-            _problem(
-                f"{sizes.field}.pipeline",
-                f"{pipeline} is more than the {layers} layers of {model.name}'s language model",
-            )
-        )
-    return problems
+    grid = ParallelLayout(tensor=sizes.parallelism.tensor, pipeline=sizes.parallelism.pipeline)
+    return [
+        _problem(f"{sizes.field}.{problem.axis}", f"{model.name}: {problem}")
+        for problem in layout_problems(model, grid)
+    ]
 
 
 def _problem(field: str, problem: str) -> SpecProblem:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.errors import CheckpointError, GeometryMismatchError
 from internvl_trainer.checkpoint.load import load_model
+from internvl_trainer.checkpoint.peers import Peers
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component, RunIdentity
@@ -169,6 +171,27 @@ def one_node_cannot_upload(setting: Setting) -> Result:
     return {"error": None}
 
 
+def waits_for_a_slow_upload() -> Result:
+    """Two nodes, of which the second transfers for longer than training's own group waits. Plays without `_play`."""
+    rank, patience = int(os.environ["RANK"]), timedelta(seconds=3)
+    os.environ |= {"LOCAL_RANK": "0", "GROUP_RANK": str(rank)}
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=patience)
+    peers = Peers.from_environment()
+
+    def slow_on_node_1() -> str:
+        time.sleep(2 * patience.total_seconds() * peers.node)
+        return f"node {peers.node}"
+
+    seen: Result = {"uploads": peers.each_node(slow_on_node_1)}
+    try:
+        slow_on_node_1()
+        dist.barrier()
+    except RuntimeError as error:
+        seen["training"] = str(error)
+    return seen
+
+
 def dies_before_the_manifest(setting: Setting) -> Result:
     """Step 1 is committed; at step 2 the process is killed when all shards are up and the manifest is not."""
 
@@ -202,6 +225,7 @@ def refuses(setting: Setting) -> Result:
             raise AlreadyExistsError(uri)
 
     engine, said = ToyEngine(Place.of(0), 1), {}
+    larger = setting.job().optimization.model_copy(update={"global_batch": 8})
 
     def tell(case: str, action: Callable[[], Any]) -> None:
         try:
@@ -212,8 +236,11 @@ def refuses(setting: Setting) -> Result:
     twice = setting.checkpointer(stage="twice")
     tell("no step", lambda: twice.save(engine, train_state(0)))
     first = twice.save(engine, train_state(1))
+    tell("other batch", lambda: setting.checkpointer(stage="twice", attempt=2, optimization=larger).resume(engine))
     tell("not final", lambda: twice.publish(first))
     tell("other tokens", lambda: twice.save(engine, dataclasses.replace(train_state(1), tokens=999)))
+    Path(first.uri.removeprefix("file://")).with_name(".metadata").unlink()
+    tell("damaged", lambda: twice.save(engine, train_state(1)))
     tell("rival", lambda: setting.checkpointer(stage="rival", kind=Rival).save(engine, train_state(2)))
     tell("lost answer", lambda: setting.checkpointer(stage="lost", kind=LostAnswer).save(engine, train_state(2)))
     return said

@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.checkpoint import stories
 from tests.integration.checkpoint.stories import LOG, Setting, run_story
+from tests.integration.trainer.grid import on_ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -46,8 +47,20 @@ def test_what_must_not_be_done_is_refused_by_name(setting: Setting) -> None:
     assert "is of step 1 of 2; publish the last one" in said["not final"]
     assert said["other tokens"].startswith("CheckpointConflictError: ")
     assert "attempt 1 runs twice" in said["other tokens"]
+    assert said["damaged"].startswith("CheckpointConflictError: ")
+    assert "MissingObject: object .metadata" in said["damaged"]
+    assert "start it with a new number" in said["damaged"]
+    assert said["other batch"].startswith("DataPositionError: ")
+    assert "4 packs in 1 steps, but at this job's global batch of 8 they are 8" in said["other batch"]
+    assert "spec.weights names this manifest" in said["other batch"]
     assert said["rival"].startswith("CheckpointConflictError: ")
     assert said["lost answer"].startswith("done: ")
+
+
+def test_a_slow_upload_outlasts_the_patience_of_trainings_own_group() -> None:
+    first, second = on_ranks(2, stories.waits_for_a_slow_upload)
+    assert first["uploads"] == second["uploads"] == ["node 0", "node 1"]
+    assert "imed out" in first["training"], "that group still notices a peer that does not come"
 
 
 def test_each_node_downloads_only_what_it_needs(setting: Setting) -> None:

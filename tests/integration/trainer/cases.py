@@ -166,7 +166,7 @@ def train_and_save(place: Place, job: JobConfig, scratch: Path, *, before: int, 
         StepMetrics(step=number + 1, learning_rate=RATE, seconds=1.0, **step(engine, place, job, number)._asdict())
         for number in range(before)
     ]
-    state = TrainState(step=before, tokens=1, data_packs=1, metrics=tuple(metrics))
+    state = TrainState(step=before, tokens=1, data_packs=before * job.optimization.global_batch, metrics=tuple(metrics))
     Checkpointer(job, open_store(), scratch).save(engine, state)
     return [step(engine, place, job, number) for number in range(before, before + after)]
 

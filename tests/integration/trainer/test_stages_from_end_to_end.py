@@ -144,7 +144,8 @@ HOPELESS = {
     "layers that do not divide": (
         {"layout": {"pipeline": 2}, "model": UNEVEN.model_dump()},
         ExitCode.INVALID_CONFIG,
-        "5 language layers cannot be shared by 2 pipeline ranks; use a pipeline size that divides 5",
+        "the 5 layers of the language model (language.layers) cannot be shared evenly by 2 pipeline-parallel ranks; "
+        "pipeline can be 1, 5",
     ),
     "a source that does not exist": (
         {"init": {"vision": NOWHERE}},

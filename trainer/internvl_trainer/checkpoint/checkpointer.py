@@ -16,6 +16,7 @@ from internvl_trainer.checkpoint import sharded, state, transfer, verify
 from internvl_trainer.checkpoint.components import OPTIMIZER, by_component, check_same_shape
 from internvl_trainer.checkpoint.errors import (
     CheckpointConflictError,
+    DataPositionError,
     InvalidCheckpointError,
     NotFinalError,
     NothingToSaveError,
@@ -39,8 +40,8 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """The checkpoints of one attempt of one stage.
 
-    Every method is collective: call it on all ranks, with the same arguments. A failure on any rank raises the same
-    error on all: `CheckpointError`s for what is wrong with a checkpoint, `StoreError`s for the store.
+    Making one and every method are collective: call them on all ranks, with the same arguments. A failure on any rank
+    raises the same error on all: `CheckpointError`s for what is wrong with a checkpoint, `StoreError`s for the store.
 
     Args:
         job: this attempt's config.
@@ -64,7 +65,7 @@ class Checkpointer:
 
         Raises:
             NothingToSaveError: no step has been trained yet.
-            CheckpointConflictError: another checkpoint is committed under this attempt's key.
+            CheckpointConflictError: another checkpoint, or a damaged one, is committed under this attempt's key.
             StoreError: an upload failed in spite of retries. No checkpoint exists then.
         """
         if not train_state.metrics:
@@ -103,6 +104,7 @@ class Checkpointer:
 
         Raises:
             GeometryMismatchError, MissingTensorsError: a sound checkpoint does not fit the job's model.
+            DataPositionError: a sound checkpoint was trained with another global batch.
             StoreError: the store did not answer, so nobody knows what it holds.
         """
         for candidate in self._peers.first(self._candidates):
@@ -152,13 +154,15 @@ class Checkpointer:
 
     def _committed(self, uri: str, train_state: TrainState) -> ManifestRef | None:
         try:
-            payload = self._store.read(uri)
+            source = verify.open_checkpoint(self._store, uri, verify.expected_by_key(uri, self._job.run.uid))
         except ObjectNotFoundError:
             return None
-        verdict = gate.judge_manifest(payload, verify.expected_by_key(uri, self._job.run.uid))
-        found = verdict.manifest
-        if found is None or verdict.problems:
-            raise CheckpointConflictError(str(InvalidCheckpointError.of(uri, verdict.problems)))
+        if not isinstance(source, Source):
+            raise CheckpointConflictError(
+                f"{InvalidCheckpointError.of(uri, source)}. It is committed and is never written again: attempt "
+                f"{self._job.attempt} cannot go on, start it with a new number"
+            )
+        found = source.manifest
         ours = (self._config_sha256, train_state.tokens, train_state.data_packs)
         theirs = (found.config_sha256, found.tokens, found.data_packs)
         if theirs != ours:
@@ -167,7 +171,7 @@ class Checkpointer:
                 f"attempt {self._job.attempt} runs twice or ran with another config: start it with a new number"
             )
         logger.info("checkpoint %s is committed already", uri)
-        return _ref(uri, payload)
+        return source.ref
 
     @property
     def _config_sha256(self) -> str:
@@ -233,6 +237,7 @@ class Checkpointer:
         manifest = source.manifest
         for component in Component:
             check_same_shape(component, source=manifest.model, target=self._job.model, uri=source.ref.uri)
+        self._check_data_position(source)
         metrics = self._peers.first(lambda: self._metrics(source))
         model = engine.sharded_model_state()
         optimizer = {OPTIMIZER: engine.sharded_optimizer_state(is_loading=True)}
@@ -245,6 +250,16 @@ class Checkpointer:
         if self._peers.is_first:
             logger.info("resumed from %s at step %d of %d", source.ref.uri, manifest.step, manifest.total_steps)
         return TrainState(manifest.step, manifest.tokens, manifest.data_packs, metrics)
+
+    def _check_data_position(self, source: Source) -> None:
+        step, packs = source.manifest.step, source.manifest.data_packs
+        batch = self._job.optimization.global_batch
+        if packs != step * batch:
+            raise DataPositionError(
+                f"{source.ref.uri} has consumed {packs} packs in {step} steps, but at this job's global batch of "
+                f"{batch} they are {step * batch}; give the stage the global batch that it began with, or start a new "
+                "run whose spec.weights names this manifest"
+            )
 
     def _metrics(self, source: Source) -> tuple[StepMetrics, ...]:
         payload = transfer.read_object(self._store, source.ref.uri, source.manifest, keys.METRICS_NAME)

@@ -43,8 +43,17 @@ class UnknownTensorError(CheckpointError):
 class CheckpointConflictError(CheckpointError):
     """Another checkpoint is committed under the very key that this one was to get.
 
-    Two processes ran the same attempt of the same stage; the operator must never start an attempt number twice.
+    Two processes ran the same attempt of the same stage, or what the attempt committed was damaged. The next attempt
+    has a number, and so keys, of its own: retrying helps.
     """
+
+    exit_code = ExitCode.CHECKPOINT_CONFLICT
+
+
+class DataPositionError(CheckpointError):
+    """A checkpoint's count of consumed packs is not where the job's global batch would go on."""
+
+    exit_code = ExitCode.INVALID_CONFIG
 
 
 class NothingToSaveError(CheckpointError):

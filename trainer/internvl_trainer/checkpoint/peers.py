@@ -7,13 +7,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
 
 from internvl_trainer.checkpoint.errors import CheckpointError, ScratchError
 from internvl_trainer.storage import StoreError
+
+TRANSFER_TIMEOUT = timedelta(hours=6)
+"""How long processes wait for one that transfers objects. A dead one closes its connections and is noticed at once."""
 
 
 class _Idle:
@@ -38,13 +42,21 @@ class Peers:
     world: int
     local_rank: int
     node: int
+    group: dist.ProcessGroup | None = field(default=None, repr=False)
+    """What outcomes are exchanged in; None for one process alone, which has nobody to tell."""
 
     @classmethod
     def from_environment(cls) -> "Peers":
-        """From the process group and torchrun's LOCAL_RANK and GROUP_RANK; one node where these are not set."""
+        """From the process group and torchrun's LOCAL_RANK and GROUP_RANK; one node where these are not set.
+
+        Collective: it makes a process group, which lives as long as the default one, so call it once per job.
+        """
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        return cls(rank, world, local_rank, int(os.environ.get("GROUP_RANK", 0)))
+        # Training's own group gives up after minutes, and most processes wait here while one per node moves terabytes.
+        # gloo: what is told are objects of the host, and on a GPU they would wait behind its kernels.
+        group = dist.new_group(backend="gloo", timeout=TRANSFER_TIMEOUT) if world > 1 else None
+        return cls(rank, world, local_rank, int(os.environ.get("GROUP_RANK", 0)), group)
 
     @property
     def is_first(self) -> bool:
@@ -104,7 +116,7 @@ class Peers:
         outcomes: list[T | _Failure | type[_Idle]] = [outcome]
         if self.world > 1:
             outcomes = [_Idle] * self.world
-            dist.all_gather_object(outcomes, outcome)
+            dist.all_gather_object(outcomes, outcome, group=self.group)
         for rank, other in enumerate(outcomes):
             if isinstance(other, _Failure):
                 raise other.kind(other.message if rank == self.rank else f"rank {rank}: {other.message}") from cause

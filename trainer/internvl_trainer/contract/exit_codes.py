@@ -21,6 +21,8 @@ class ExitCode(IntEnum):
     """The object store did not answer, in spite of retries."""
     PEER_LOST = 21
     """A collective failed or timed out, or another process of the job died."""
+    CHECKPOINT_CONFLICT = 22
+    """Another or a damaged checkpoint lies under this attempt's own key; a new attempt number has keys of its own."""
     INTERRUPTED = 30
     """SIGTERM arrived; a checkpoint of the last whole step was committed within the grace period."""
 

@@ -21,7 +21,8 @@ class NonFiniteLossError(EngineError):
     def __init__(self, step: int, loss: float, grad_norm: float, packs: tuple[int, ...]) -> None:
         super().__init__(
             f"step {step}: loss {loss}, gradient norm {grad_norm}; no parameter was changed. Packs of this rank: "
-            f"{', '.join(map(str, packs))}. Lower the peak learning rate, or resume from an older checkpoint"
+            f"{', '.join(map(str, packs))}. Look at the data of these packs, and start a new run with a lower peak "
+            "learning rate, or one whose spec.weights names the manifest of an earlier step"
         )
 
 

@@ -6,6 +6,7 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
+from internvl_trainer.contract.layout import layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
 from internvl_trainer.model.errors import LayoutError
 
@@ -30,9 +31,11 @@ def model_configs(
         recompute: keep each layer's input only and run the layer again in the backward pass.
 
     Raises:
-        LayoutError: the model cannot be cut that way; names the count, the axis and a remedy.
+        LayoutError: the model cannot be cut that way; names each count, the axis and its possible sizes.
     """
-    _check_layout(geometry, layout)
+    problems = layout_problems(geometry, layout)
+    if problems:
+        raise LayoutError(geometry.name, problems)
     shared = _shared(layout, dtype, recompute)
     return ModelConfigs(
         vision=_vision(geometry.vision, shared),
@@ -119,29 +122,3 @@ def _language(
         calculate_per_token_loss=True,
         **shared,
     )
-
-
-def _check_layout(geometry: ModelGeometry, layout: ParallelLayout) -> None:
-    vision, language = geometry.vision, geometry.language
-    tensor_cuts = (
-        (vision.heads, "attention heads of the vision encoder"),
-        (vision.ffn, "MLP channels of the vision encoder"),
-        (language.heads, "attention heads of the language model"),
-        (language.ffn, "MLP channels of the language model"),
-    )
-    for size, what in tensor_cuts:
-        if size % layout.tensor:
-            divisors = [ways for ways in range(1, layout.tensor) if not any(n % ways for n, _ in tensor_cuts)]
-            raise LayoutError(
-                geometry.name, what, size, "tensor-parallel", layout.tensor, f"use one of {divisors} as tensor size"
-            )
-    if max(layout.tensor, language.kv_heads) % min(layout.tensor, language.kv_heads):
-        raise LayoutError(
-            geometry.name, "key-value heads", language.kv_heads, "tensor-parallel", layout.tensor,
-            "use a tensor size that divides them, or a multiple of them",
-        )  # fmt: skip
-    if language.layers % layout.pipeline:
-        raise LayoutError(
-            geometry.name, "language layers", language.layers, "pipeline", layout.pipeline,
-            f"use a pipeline size that divides {language.layers}",
-        )  # fmt: skip

@@ -1,8 +1,10 @@
 """What can be wrong with a model, its layout or a pack, said in terms that a user can act on."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.contract.layout import LayoutProblem
 
 
 class LayoutError(ValueError):
@@ -10,8 +12,8 @@ class LayoutError(ValueError):
 
     exit_code: ClassVar[ExitCode] = ExitCode.INVALID_CONFIG
 
-    def __init__(self, model: str, what: str, size: int, axis: str, ways: int, remedy: str) -> None:
-        super().__init__(f"{model}: {size} {what} cannot be shared by {ways} {axis} ranks; {remedy}")
+    def __init__(self, model: str, problems: Iterable[LayoutProblem]) -> None:
+        super().__init__(f"{model}: " + "; ".join(map(str, problems)))
 
 
 class VisualTokenMismatchError(ValueError):

@@ -10,6 +10,8 @@ from internvl_operator.domain.stages import expand
 from internvl_operator.domain.state import RunSource, SourceReady
 from internvl_operator.domain.vision import judge_source
 from internvl_trainer.contract import catalog
+from internvl_trainer.contract.layout import layout_problems
+from internvl_trainer.contract.manifest import ParallelLayout
 from tests.property.world import DIGEST
 
 pytestmark = pytest.mark.unit
@@ -25,6 +27,14 @@ def test_it_can_be_laid_out(run: InternVLTraining) -> None:
 
     assert expansion.problems == ()
     assert [stage.name for stage in expansion.stages] == [stage.name for stage in run.spec.stages]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.metadata.name)
+def test_the_trainer_can_cut_its_model_to_every_stages_grid(run: InternVLTraining) -> None:
+    for stage in run.spec.stages:
+        sizes = stage.parallelism or run.spec.parallelism
+        grid = ParallelLayout(tensor=sizes.tensor, pipeline=sizes.pipeline)
+        assert layout_problems(catalog.get(run.spec.model), grid) == ()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
