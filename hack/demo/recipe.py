@@ -30,9 +30,9 @@ class Stage:
     data: str
     steps: int
     peak_lr: float
-    global_batch: int = 2
+    global_batch: int = 1
     warmup_steps: int = 5
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     reweighting: str = "square"
     drop_path: float = 0.0
     checkpoint_every: int = 20
@@ -54,7 +54,10 @@ class Run:
     vision_from: tuple[str, str] | None = None
 
 
-PRETRAINING = Stage("pretrain", (LANGUAGE,), "pretrain", steps=150, peak_lr=3e-3, checkpoint_every=1000)
+PRETRAINING = Stage(
+    "pretrain", (LANGUAGE,), "pretrain", steps=120, peak_lr=3e-3, warmup_steps=10, global_batch=2,
+    packing=Packing(tokens=2048), checkpoint_every=1000,
+)  # fmt: skip
 
 TINY_8B = Run(
     name="tiny-8b-like",
@@ -64,9 +67,11 @@ TINY_8B = Run(
     layout=ParallelLayout(tensor=2, pipeline=2),
     pretraining=PRETRAINING,
     stages=(
-        Stage("stage1", (PROJECTOR,), "stage1", steps=40, peak_lr=2e-3),
-        Stage("stage1-5", (VISION, PROJECTOR), "stage1-5", steps=60, peak_lr=1e-3, publish=(VISION,)),
-        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=80, peak_lr=1e-3, drop_path=0.1),
+        Stage("stage1", (PROJECTOR,), "stage1", steps=100, peak_lr=3e-3, checkpoint_every=50),
+        Stage(
+            "stage1-5", (VISION, PROJECTOR), "stage1-5", steps=140, peak_lr=2e-3, checkpoint_every=70, publish=(VISION,)
+        ),
+        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=120, peak_lr=2e-3, checkpoint_every=60),
     ),
 )
 
@@ -78,8 +83,8 @@ TINY_1B = Run(
     layout=ParallelLayout(tensor=1, pipeline=2),
     pretraining=PRETRAINING,
     stages=(
-        Stage("stage1", (PROJECTOR,), "stage1", steps=40, peak_lr=2e-3),
-        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=80, peak_lr=1e-3, drop_path=0.1),
+        Stage("stage1", (PROJECTOR,), "stage1", steps=100, peak_lr=3e-3, checkpoint_every=50),
+        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=120, peak_lr=2e-3, checkpoint_every=60),
     ),
     vision_from=("tiny-8b-like", "stage1-5"),
 )
