@@ -32,12 +32,15 @@ VOCAB_SIZE = 2048
 _UPLOADS = 16
 _PROMPT_WEIGHT = 50  # prompts stand in every sample, so they should take few tokens
 
+_SINGLE = {"data_augment": True, "max_dynamic_patch": 1}
+
 MIXTURES: dict[str, dict[str, dict[str, object]]] = {
     "pretrain": {"clues": {}},
-    "stage1": {"captions": {"data_augment": True, "max_dynamic_patch": 1}},
-    "stage1-5": {"captions": {"data_augment": True, "max_dynamic_patch": 1}},
+    "stage1": {"captions": _SINGLE, "kinds": _SINGLE},
+    "stage1-5": {"captions": _SINGLE, "kinds": _SINGLE},
     "stage2": {
-        "captions": {"data_augment": True, "max_dynamic_patch": 1},
+        "captions": _SINGLE,
+        "kinds": _SINGLE | {"repeat_time": 0.5},
         "sheets": {"data_augment": True, "max_dynamic_patch": 6},
         "several": {"data_augment": True, "max_dynamic_patch": 4, "repeat_time": 0.5},
         "clues": {"repeat_time": 0.05},
@@ -76,6 +79,7 @@ def write(demo: DemoSet, folder: Path, *, seed: int = SEED) -> None:
     training = demo.training
     files: dict[str, Iterable[records.Record]] = {
         "captions": [records.caption(picture, variant) for picture, variant in _renderings(training)],
+        "kinds": [records.kind(picture, variant) for picture, variant in _renderings(training)],
         "clues": _clues(training, seed),
         "several": _several(training, seed),
         "sheets": _write_sheets(demo, folder, seed),
@@ -87,7 +91,13 @@ def write(demo: DemoSet, folder: Path, *, seed: int = SEED) -> None:
         meta = {name: {"root": "", "annotation": f"{name}.jsonl"} | options for name, options in mixture.items()}
         (folder / f"{stage}.json").write_text(json.dumps(meta, indent=1) + "\n")
     spoken = [text for picture in training for text in (picture.caption, " ".join(records.words(picture)))]
-    prompts = [records.SYSTEM, f"\n{records.QUESTION}", f"\n{records.QUESTION_MANY}", "\nImage-1: "]
+    prompts = [
+        records.SYSTEM,
+        f"\n{records.QUESTION}",
+        f"\n{records.QUESTION_MANY}",
+        f"\n{records.QUESTION_KIND}",
+        "\nImage-1: ",
+    ]
     bpe = tokenizer.train([*spoken, *prompts * _PROMPT_WEIGHT], vocab_size=VOCAB_SIZE)
     tokenizer.save(bpe, folder / "tokenizer")
 

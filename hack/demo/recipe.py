@@ -38,6 +38,8 @@ class Stage:
     checkpoint_every: int = 20
     packing: Packing = Packing()
     publish: tuple[Component, ...] = ()
+    seed: int = 42
+    """Of the order of samples. It differs between stages, so that none begins with what the last has seen."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,15 @@ class Run:
 
 
 PRETRAINING = Stage(
-    "pretrain", (LANGUAGE,), "pretrain", steps=120, peak_lr=3e-3, warmup_steps=10, global_batch=2,
-    packing=Packing(tokens=2048), checkpoint_every=1000,
+    "pretrain", (LANGUAGE,), "pretrain", steps=120, peak_lr=3e-3, warmup_steps=10, global_batch=1,
+    packing=Packing(tokens=4096), checkpoint_every=1000,
 )  # fmt: skip
+
+STAGE1 = Stage("stage1", (PROJECTOR,), "stage1", steps=80, peak_lr=3e-3, checkpoint_every=40, seed=1)
+STAGE1_5 = Stage(
+    "stage1-5", (VISION, PROJECTOR), "stage1-5", steps=150, peak_lr=2e-3, checkpoint_every=50, seed=2, publish=(VISION,)
+)
+STAGE2 = Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=120, peak_lr=2e-3, checkpoint_every=40, seed=3)
 
 TINY_8B = Run(
     name="tiny-8b-like",
@@ -66,13 +74,7 @@ TINY_8B = Run(
     processes_per_node=2,
     layout=ParallelLayout(tensor=2, pipeline=2),
     pretraining=PRETRAINING,
-    stages=(
-        Stage("stage1", (PROJECTOR,), "stage1", steps=100, peak_lr=3e-3, checkpoint_every=50),
-        Stage(
-            "stage1-5", (VISION, PROJECTOR), "stage1-5", steps=140, peak_lr=2e-3, checkpoint_every=70, publish=(VISION,)
-        ),
-        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=120, peak_lr=2e-3, checkpoint_every=60),
-    ),
+    stages=(STAGE1, STAGE1_5, STAGE2),
 )
 
 TINY_1B = Run(
@@ -82,10 +84,7 @@ TINY_1B = Run(
     processes_per_node=1,
     layout=ParallelLayout(tensor=1, pipeline=2),
     pretraining=PRETRAINING,
-    stages=(
-        Stage("stage1", (PROJECTOR,), "stage1", steps=100, peak_lr=3e-3, checkpoint_every=50),
-        Stage("stage2", (VISION, PROJECTOR, LANGUAGE), "stage2", steps=120, peak_lr=2e-3, checkpoint_every=60),
-    ),
+    stages=(STAGE1, STAGE2),
     vision_from=("tiny-8b-like", "stage1-5"),
 )
 

@@ -11,6 +11,7 @@ Record = dict[str, Any]
 
 SYSTEM = "You name pictures."
 QUESTION = "Name it."
+QUESTION_KIND = "Which kind?"
 QUESTION_MANY = "Name them."
 
 VARIANTS = 3
@@ -21,6 +22,9 @@ GRIDS = ((2, 1), (1, 2), (3, 1), (1, 3), (2, 2), (3, 2), (2, 3))
 
 CLUE_NOISE = 0.15
 """Share of the clues that are words of something else."""
+
+KIND_SHARE = 0.25
+"""Share of the questions about clues that ask for the kind alone."""
 
 
 def image_path(picture: Picture, variant: int) -> str:
@@ -39,18 +43,23 @@ def caption(picture: Picture, variant: int) -> Record:
     }
 
 
-def clues(picture: Picture, vocabulary: Sequence[str], draw: random.Random, number: int) -> Record:
-    """A caption to be told from a handful of its words, repeated, shuffled and mixed with a few wrong ones.
+def kind(picture: Picture, variant: int) -> Record:
+    """One picture and what kind of thing it shows."""
+    turns = _conversation(f"<image>\n{QUESTION_KIND}", picture.kind)
+    return caption(picture, variant) | {"id": f"{picture.key}-{variant}-kind", "conversations": turns}
 
-    This is how the language model learns, from text alone, to make a caption of evidence that stands before the
-    question: where the words stand here, visual tokens stand later.
+
+def clues(picture: Picture, vocabulary: Sequence[str], draw: random.Random, number: int) -> Record:
+    """A caption, or its kind, to be told from some of its words, repeated, shuffled and mixed with a few wrong ones.
+
+    This is how the language model learns, from text alone, to answer by the evidence that stands before the question:
+    where the words stand here, visual tokens stand later.
     """
     own = words(picture)
-    told = [
-        draw.choice(vocabulary if draw.random() < CLUE_NOISE else own) for _ in range(draw.randint(6, 12))
-    ]  # fmt: skip
-    turns = _conversation(f"{' '.join(told)}\n{QUESTION}", picture.caption)
-    return {"id": f"{picture.key}-clues-{number}", "conversations": turns}
+    told = " ".join(draw.choice(vocabulary if draw.random() < CLUE_NOISE else own) for _ in range(draw.randint(6, 12)))
+    asks_kind = draw.random() < KIND_SHARE
+    asked, answer = (QUESTION_KIND, picture.kind) if asks_kind else (QUESTION, picture.caption)
+    return {"id": f"{picture.key}-clues-{number}", "conversations": _conversation(f"{told}\n{asked}", answer)}
 
 
 def words(picture: Picture) -> list[str]:

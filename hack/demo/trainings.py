@@ -67,6 +67,7 @@ def _stage(stage: Stage, data_uri: str) -> dict[str, Any]:
             "packTokens": stage.packing.tokens,
             "packTiles": stage.packing.tiles,
             "maxTiles": stage.packing.max_tiles,
+            "seed": stage.seed,
         },
     }
     if stage.publish:

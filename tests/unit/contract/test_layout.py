@@ -23,10 +23,10 @@ def test_a_vision_encoder_of_25_heads_cannot_be_cut_by_eight() -> None:
 
 
 def test_layers_that_do_not_divide_are_told_with_the_sizes_that_do() -> None:
-    (problem,) = layout_problems(catalog.get("tiny-8b-like"), ParallelLayout(pipeline=3))
+    (problem,) = layout_problems(catalog.get("InternVL2_5-8B"), ParallelLayout(pipeline=3))
 
-    assert (problem.axis, problem.field, problem.value, problem.divisor) == ("pipeline", "language.layers", 4, 3)
-    assert problem.allowed == (1, 2, 4)
+    assert (problem.axis, problem.field, problem.value, problem.divisor) == ("pipeline", "language.layers", 32, 3)
+    assert problem.allowed == (1, 2, 4, 8, 16, 32)
 
 
 def test_few_key_value_heads_are_repeated_and_an_uneven_share_is_refused() -> None:

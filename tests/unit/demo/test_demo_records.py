@@ -58,6 +58,7 @@ def test_about_one_picture_in_ten_is_held_out_always_the_same() -> None:
 def _all_kinds() -> Iterator[records.Record]:
     draw = random.Random(1)
     yield records.caption(PICTURES[0], 2)
+    yield records.kind(PICTURES[0], 2)
     yield records.clues(PICTURES[0], ["wrong"], draw, 0)
     for number in range(20):
         yield records.several(PICTURES, draw, number)

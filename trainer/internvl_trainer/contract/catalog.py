@@ -107,8 +107,8 @@ MODELS: dict[str, ModelGeometry] = {
         ModelGeometry(name="InternVL2_5-26B", vision=INTERN_VIT_6B, language=_internlm(48, 6144, 48, 16384, 5e7)),
         ModelGeometry(name="InternVL2_5-38B", vision=INTERN_VIT_6B, language=_qwen(64, 5120, 40, 8, 128, 27648)),
         ModelGeometry(name="InternVL2_5-78B", vision=INTERN_VIT_6B, language=_qwen(80, 8192, 64, 8, 128, 29568)),
-        ModelGeometry(name="tiny-8b-like", vision=TINY_VIT, language=_tiny_language(4, 192)),
-        ModelGeometry(name="tiny-1b-like", vision=TINY_VIT, language=_tiny_language(4, 128)),
+        ModelGeometry(name="tiny-8b-like", vision=TINY_VIT, language=_tiny_language(2, 192)),
+        ModelGeometry(name="tiny-1b-like", vision=TINY_VIT, language=_tiny_language(2, 128)),
     )
 }
 

@@ -62,7 +62,7 @@ def test_its_own_values_win_one_by_one_in_data_and_as_a_whole_in_parallelism() -
         (
             {"parallelism": {"pipeline": 3}, "resources": {"nodes": 3}},
             "spec.parallelism.pipeline",
-            "the 4 layers of the language model",
+            "the 2 layers of the language model",
         ),
         ({"data": {"meta": "s3://data/meta.json"}}, "spec.stages[stage0].data.tokenizer", "neither for the stage nor"),
         ({"image": {}}, "spec.image.ref", "no default trainer image"),
@@ -78,9 +78,8 @@ def test_what_is_wrong_is_told_with_the_name_of_the_field(changes: dict[str, Any
 
 
 def test_a_stage_with_sizes_of_its_own_is_named_in_the_field() -> None:
-    assert fields(expand(spec_with_stage(parallelism={"tensor": 2, "pipeline": 4}))) == [
-        "spec.stages[stage0].parallelism.tensor"
-    ]
+    sizes = {"parallelism": {"tensor": 2, "pipeline": 2}, "resources": {"nodes": 1, "processesPerNode": 3}}
+    assert fields(expand(spec_with_stage(**sizes))) == ["spec.stages[stage0].parallelism.tensor"]
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_told_with_the_multiple_to_use() -> None:
@@ -125,7 +124,7 @@ def test_a_layout_fills_the_nodes_exactly_or_there_is_none(
     expansion = expand(spec)
 
     world, grid, batch = nodes * processes, tensor * pipeline, spec.stages[0].global_batch
-    fits = world % grid == 0 and tensor in (1, 2) and 4 % pipeline == 0 and batch % (world // grid) == 0
+    fits = world % grid == 0 and tensor in (1, 2) and 2 % pipeline == 0 and batch % (world // grid) == 0
     assert (not expansion.problems) == fits
     assert all(stage.layout.world == world for stage in expansion.stages)
 
