@@ -32,7 +32,7 @@ VOCAB_SIZE = 2048
 _UPLOADS = 16
 _PROMPT_WEIGHT = 50  # prompts stand in every sample, so they should take few tokens
 
-_SINGLE = {"data_augment": True, "max_dynamic_patch": 1}
+_SINGLE: dict[str, object] = {"data_augment": True, "max_dynamic_patch": 1}
 
 MIXTURES: dict[str, dict[str, dict[str, object]]] = {
     "pretrain": {"clues": {}},

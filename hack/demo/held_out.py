@@ -29,7 +29,7 @@ REFERENCES = 8
 """Training pictures over which the likelihood of a caption in general is taken."""
 
 SHOWN = 12
-"""Held-out pictures that the model is asked to name in its own words."""
+"""Held-out pictures, spread over all kinds, that the model is asked to name in its own words."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ def judge(
     references = _read(data / "captions.jsonl", data, count=REFERENCES)
     with opened(ref, tokenizer=str(data / "tokenizer"), store=store, scratch=scratch, max_tiles=1) as model:
         general = _in_general(model, references, sorted({choice for one in asked for choice in one.choices}))
-        spoken = model.generate([one.question for one in asked[:SHOWN]], max_new_tokens=24)
-        answers = [*spoken, *[None] * (len(asked) - len(spoken))]
+        shown = asked[:: max(1, len(asked) // SHOWN)][:SHOWN]
+        answers = model.generate([one.question for one in shown], max_new_tokens=24)
+        said = dict(zip((one.caption for one in shown), answers, strict=True))
         return tuple(
-            Verdict(one.caption, answer, _rank(model, one, general), len(one.choices))
-            for one, answer in zip(track(asked, description="ranking captions"), answers, strict=True)
+            Verdict(one.caption, said.get(one.caption), _rank(model, one, general), len(one.choices))
+            for one in track(asked, description="ranking captions")
         )
 
 

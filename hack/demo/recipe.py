@@ -1,7 +1,8 @@
 """The demo's hyper-parameters as plain data: what each run trains, for how long, and at which layout.
 
-Chosen on two CPU cores: a stage trains for some twenty seconds, its loss falls, and the last stage of both runs names
-held-out pictures clearly better than chance.
+Chosen on two CPU cores: a stage trains for ten to thirty seconds on a machine with nothing else to do, its loss falls
+(averaged over 25 steps, as one step sees twenty samples), and both runs end with held-out captions ranked first about
+four times as often as by guessing.
 """
 
 from dataclasses import dataclass

@@ -79,4 +79,4 @@ def test_a_smaller_model_starts_from_the_vit_of_a_larger_one(
     ((started, losses),) = on_grid(single, engine_cases.vision_from_another_run, smaller, tmp_path)
     assert started.keys() == trained.keys()
     assert all(np.array_equal(started[name], trained[name]) for name in trained)
-    assert losses[1] < losses[0]
+    assert losses[-1] < losses[0], "it learns from there, on the same pack again and again"

@@ -10,6 +10,7 @@ import pytest
 from internvl_trainer.contract.catalog import MODELS, ModelGeometry
 from internvl_trainer.contract.job import DataConfig
 from internvl_trainer.data import PackStream, Tokenizer
+from internvl_trainer.data.loss_weights import LossReweighting
 from internvl_trainer.storage import open_store
 from tests.unit.trainer.data.world import GOLDEN, formula_image
 
@@ -35,7 +36,7 @@ def make_stream(tmp_path: Path, geometry: ModelGeometry) -> Callable[..., PackSt
         datasets: dict[str, list[dict[str, Any]]],
         *,
         entry: dict[str, Any] | None = None,
-        loss_reweighting: str = "square",
+        loss_reweighting: LossReweighting = "square",
         model: ModelGeometry = geometry,
         **config: Any,
     ) -> PackStream:

@@ -1,5 +1,7 @@
 """Greedy packing: the reference's packs, and what must hold for any data."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ SIZES = st.lists(st.tuples(st.integers(1, LIMITS.tokens), st.integers(0, LIMITS.
 
 
 @pytest.mark.parametrize("run", RUNS, ids=[run["name"] for run in RUNS])
-def test_the_reference_packs_come_out_in_the_reference_order(run: dict) -> None:
+def test_the_reference_packs_come_out_in_the_reference_order(run: dict[str, Any]) -> None:
     sizes = {number: (tokens, tiles) for data in run["datasets"] for number, tokens, tiles in data["samples"]}
     drawn = run["draw_order"]
     limits = PackLimits(run["params"]["max_packed_tokens"], run["params"]["num_images_expected"])
@@ -34,7 +36,7 @@ def test_the_reference_packs_come_out_in_the_reference_order(run: dict) -> None:
 
 
 @given(SIZES, st.integers(0, 5))
-def test_no_sample_is_lost_or_repeated_and_no_limit_is_exceeded(sizes: list, open_packs: int) -> None:
+def test_no_sample_is_lost_or_repeated_and_no_limit_is_exceeded(sizes: list[tuple[int, int]], open_packs: int) -> None:
     tokens, tiles = [size for size, _ in sizes], [count for _, count in sizes]
 
     packs = form_packs(tokens, tiles, LIMITS, open_packs=open_packs)
@@ -47,7 +49,9 @@ def test_no_sample_is_lost_or_repeated_and_no_limit_is_exceeded(sizes: list, ope
 
 
 @given(SIZES, st.integers(1, 200), st.integers(0, 9))
-def test_an_epoch_holds_every_draw_once_whatever_the_window(sizes: list, window: int, seed: int) -> None:
+def test_an_epoch_holds_every_draw_once_whatever_the_window(
+    sizes: list[tuple[int, int]], window: int, seed: int
+) -> None:
     tokens, tiles = np.array(sizes, dtype=np.int32).reshape(-1, 2).T
     order = seeding.permutation(len(sizes), seed)
 

@@ -54,7 +54,7 @@ def test_a_record_without_id_is_named_by_its_line() -> None:
         ({"image": "a.png", "width": 0, "height": 5}, "one positive size"),
     ],
 )
-def test_a_malformed_field_is_named(fields: dict, message: str) -> None:
+def test_a_malformed_field_is_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(MalformedRecordError, match=message) as caught:
         _parse(**fields)
 
