@@ -7,8 +7,8 @@ from rich.tree import Tree
 
 from hack.demo.outcome import StageOutcome
 
-SMOOTHED = 5
-"""Steps over which a first and a last loss are averaged: one step sees a handful of packs, and its loss is noisy."""
+SMOOTHED = 25
+"""Steps over which a first and a last loss are averaged: one step sees some twenty samples, and its loss is noisy."""
 
 
 def smoothed_losses(outcome: StageOutcome) -> tuple[float, float]:
