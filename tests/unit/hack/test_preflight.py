@@ -66,7 +66,7 @@ def test_with_little_disk(
 
 
 def test_in_a_path_too_long_for_sockets(tmp_path: Path) -> None:
-    assert preflight._path_length(State(Path("/work/.state"))) is None
+    assert preflight._path_length(State(Path("/srv/.state"))) is None
     line = preflight._path_length(State(Path("/" + "long" * 25)))
     assert line is not None
     assert "move the repository to a shorter path" in line
