@@ -20,15 +20,18 @@ _PACKING = Packing(tokens=256, tiles=8, max_tiles=1)
 
 def small_stage(name: str, *trainable: Any, steps: int = 8, **changes: Any) -> Stage:
     """A stage of a few quick steps that saves every second one."""
-    stage = Stage(name, trainable, "stage1", steps=steps, peak_lr=1e-3, warmup_steps=1, checkpoint_every=2)
-    return replace(stage, packing=_PACKING, **changes)
+    stage = Stage(
+        name, trainable, "stage1", steps=steps, peak_lr=1e-3, warmup_steps=1, checkpoint_every=2, packing=_PACKING
+    )
+    return replace(stage, **changes)
 
 
 def small_run(name: str, *stages: Stage) -> Run:
     """A run with TP 2 over two pods of one process each."""
     chain = stages or (
         small_stage("stage1", PROJECTOR),
-        small_stage("stage1-5", VISION, PROJECTOR, publish=(VISION,)),
+        # Long enough that a pod which is killed at its first checkpoint dies in the middle, also on a fast machine.
+        small_stage("stage1-5", VISION, PROJECTOR, steps=60, checkpoint_every=5, publish=(VISION,)),
         small_stage("stage2", VISION, PROJECTOR, LANGUAGE),
     )
     return Run(

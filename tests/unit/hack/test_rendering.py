@@ -104,7 +104,8 @@ def test_claims_are_read_only_and_bound_to_their_volumes(state: State) -> None:
 
 def test_pods_see_neither_the_repository_nor_its_state() -> None:
     found = python_environment.overlay()
-    paths = [Path(mount["mountPath"]) for mount in found["volumeMounts"]]
+    # /tmp is an empty folder of the pod's own, whatever lies below this machine's.
+    paths = [Path(mount["mountPath"]) for mount in found["volumeMounts"] if mount["name"] != "tmp"]
     assert all(mount.get("readOnly") for mount in found["volumeMounts"] if mount["name"] != "tmp")
     assert not any(State().cluster.is_relative_to(path) for path in paths)
     assert json.dumps(found)
