@@ -74,7 +74,7 @@ SOAK_ROUNDS ?= 10
 
 .PHONY: soak
 soak: preflight venv cluster-build ## The long repetitions: SOAK_ROUNDS runs with kills, thousands of random worlds
-	@INTERNVL_SOAK_ROUNDS=$(SOAK_ROUNDS) INTERNVL_EXAMPLES=2000 HYPOTHESIS_PROFILE=soak .venv/bin/pytest tests/property tests/e2e/test_runs.py --timeout=7200
+	@INTERNVL_SOAK_ROUNDS=$(SOAK_ROUNDS) INTERNVL_EXAMPLES=2000 .venv/bin/pytest tests/property tests/e2e/test_runs.py --timeout=7200
 
 # --- The demo (docs/tasks/demo.md) ------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def namespace_objects(target: Target) -> list[dict[str, Any]]:
     ]
 
 
-def install(target: Target, *, values: Mapping[str, Any] | None = None, timeout_seconds: float = 240.0) -> None:
+def install(target: Target, *, timeout_seconds: float = 240.0) -> None:
     """`helm upgrade --install`, then wait until the operator is ready. Safe to run again.
 
     The CRD is applied beside it, since helm installs a chart's crds/ once and never updates them.
@@ -57,7 +56,7 @@ def install(target: Target, *, values: Mapping[str, Any] | None = None, timeout_
         "internvltrainings.training.internvl.dev", timeout_seconds=70,
     )  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump({**target.values, **(values or {})}, file)
+        yaml.safe_dump(dict(target.values), file)
         file.flush()
         helm(
             target, "upgrade", "--install", RELEASE, str(CHART), "--skip-crds", "--values", file.name,
