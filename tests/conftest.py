@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis without deadlines, one thread per process on small machines, and no test unmarked."""
+"""What all tests share: hypothesis without deadlines, one thread per process on small machines, no test unmarked."""
 
 import os
 
