@@ -45,21 +45,65 @@ class DataConfig(Contract):
     seed: int = 42
 
 
-class OptimizationConfig(Contract):
-    """AdamW under a cosine schedule. `global_batch` counts packs per optimizer step over the whole job."""
+class PartitionConfig(Contract):
+    """How the model is cut to the process grid, beyond the grid's sizes.
 
-    steps: int = Field(ge=1, description="optimizer steps after which the stage is done")
+    `vision` says what of the vision encoder the tensor-parallel ranks share: the weights of each layer (`tensor`), or
+    the tiles of a pack, each rank having all weights (`tiles`: no communication inside layers, more memory).
+    """
+
+    vision: Literal["tensor", "tiles"] = "tensor"
+    sequence: bool = Field(
+        default=False, description="sequence parallelism: the language model's norms and residuals are shared, too"
+    )
+    pipeline_layers: tuple[int, ...] | None = Field(
+        default=None, description="language layers of each pipeline stage; absent: computed from their cost"
+    )
+
+
+class RecomputeConfig(Contract):
+    """Which activations are computed again in the backward pass instead of being kept.
+
+    `layers` keeps the input of each layer; `whole` (vision only) keeps the pixels, and each layer's input only while
+    that pack's backward pass runs. A frozen vision encoder keeps nothing, whatever is said here.
+    """
+
+    vision: Literal["none", "layers", "whole"] = "layers"
+    language: Literal["none", "layers"] = "layers"
+
+
+Attention = Literal["auto", "transformer-engine", "flash-attention-3", "flash-attention-2", "torch", "reference"]
+"""Which implementation of attention over the segments of a pack; auto: the fastest that is there."""
+
+
+class OptimizationConfig(Contract):
+    """AdamW under a cosine schedule. `global_batch` counts packs per optimizer step over the whole job.
+
+    The stage ends after `steps`, or before that with the step in which it has trained on `stop_after_tokens`.
+    """
+
+    steps: int = Field(ge=1, description="optimizer steps after which the stage is done at the latest")
+    stop_after_tokens: int | None = Field(default=None, ge=1, description="tokens of packs, padding excluded")
     schedule_steps: int | None = Field(default=None, ge=1, description="length of the cosine; default: steps")
     warmup_steps: int = Field(default=0, ge=0)
     peak_lr: float = Field(gt=0)
     min_lr: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    decay_scope: Literal["all", "matrices"] = Field(
+        default="all",
+        description="all: every trainable parameter, as the released recipes do; matrices: those with two axes or more",
+    )
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     clip_grad_norm: float = Field(default=1.0, ge=0)
     global_batch: int = Field(ge=1)
     loss_reweighting: Literal["token", "sample", "square"] = "square"
+    loss_denominator: Literal["global-batch", "micro-step"] = Field(
+        default="global-batch",
+        description="what the weighted loss is divided by: the weights of the whole global batch, or, as the released "
+        "recipes do, those of each micro-step over the data-parallel ranks, averaged over micro-steps",
+    )
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     seed: int = 42
@@ -90,6 +134,9 @@ class JobConfig(Contract):
     attempt: int = Field(ge=1)
     model: ModelGeometry
     layout: ParallelLayout
+    partition: PartitionConfig = PartitionConfig()
+    recompute: RecomputeConfig = RecomputeConfig()
+    attention: Attention = "auto"
     trainable: tuple[Component, ...] = Field(min_length=1)
     init: dict[Component, ManifestRef] = Field(
         default_factory=dict,
