@@ -105,18 +105,22 @@ class Gate:
         final = [
             candidate
             for candidate in gate.candidates(uris, stage=query.stage, max_attempt=query.attempt)
-            if candidate.key.step == query.total_steps
+            if query.may_end_early or candidate.key.step == query.total_steps
         ]
         if not final:
             return NotThere(f"{query.prefix}: no manifest of step {query.total_steps}")
         key, uri = final[0]
         expected = gate.Expected(
-            run_uid=query.run_uid, stage=query.stage, attempt=key.attempt, step=query.total_steps, final=True
+            run_uid=query.run_uid, stage=query.stage, attempt=key.attempt, step=key.step, final=not query.may_end_early
         )
         folder = _folder(uri).removeprefix(query.prefix)
         objects = {name.removeprefix(folder): info for name, info in listing.items() if name.startswith(folder)}
         read = await self._read(address, uri)
         manifest = await self._judge_checkpoint(address, read, objects, expected)
+        if not manifest.is_final:
+            return NotThere(
+                f"{query.prefix}: the newest manifest is of step {manifest.step}, before the stage's limit on tokens"
+            )
         storage_uri = query.prefix.removesuffix(keys.stage_prefix("", query.run_uid, query.stage))
         published = {
             component: await self._published(address, storage_uri, manifest, read.ref, component)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from internvl_operator.api.base import UNIQUE, ApiModel, Decimal, ObjectUri, SecretName, StageName, keyed_by
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.job import Attention
 
 MAX_STAGES = 8
 MAX_NODES = 1000
@@ -83,6 +84,18 @@ class ParallelismSpec(ApiModel):
     tensor: int = Field(default=1, ge=1, le=64, description="processes that share each layer")
     pipeline: int = Field(default=1, ge=1, le=128, description="processes that the layers are spread over")
     data: int = Field(default=0, ge=0, le=64000, description="replicas; 0: as many as the nodes hold")
+    vision: Literal["tensor", "tiles"] = Field(
+        default="tensor",
+        description="what of the vision encoder tensor-parallel processes share: the weights of each layer, or the "
+        "tiles of a pack, each having all weights",
+    )
+    sequence: bool = Field(
+        default=False, description="sequence parallelism: tensor-parallel processes share norms and residuals, too"
+    )
+    pipeline_layers: Annotated[tuple[Annotated[int, Field(ge=0, le=1000)], ...], Field(max_length=128)] | None = Field(
+        default=None,
+        description="layers of the language model on each pipeline stage; absent: computed from what they cost",
+    )
 
 
 class StorageSpec(ApiModel):
@@ -147,6 +160,15 @@ class DataSpec(ApiModel):
     seed: int | None = Field(default=None, ge=0, le=2147483647, description="of the order of samples; default 42")
 
 
+class RecomputeSpec(ApiModel):
+    """Which activations are computed again in the backward pass instead of being kept. A frozen part keeps nothing."""
+
+    vision: Literal["none", "layers", "whole"] = Field(
+        default="layers", description="layers: keep the input of each layer; whole: keep the pixels alone"
+    )
+    language: Literal["none", "layers"] = "layers"
+
+
 class OptimizerSpec(ApiModel):
     """AdamW under a cosine schedule with linear warm-up."""
 
@@ -157,6 +179,9 @@ class OptimizerSpec(ApiModel):
         default=None, ge=1, le=100_000_000, description="length of the cosine, where it is not the stage's steps"
     )
     weight_decay: Decimal = "0.05"
+    decay_scope: Literal["all", "matrices"] = Field(
+        default="all", description="what weight decay shrinks: every trainable parameter, or those of two axes or more"
+    )
     beta1: Decimal = "0.9"
     beta2: Decimal = "0.999"
     clip_grad_norm: Decimal = Field(default="1.0", description="0: no clipping")
@@ -167,6 +192,11 @@ class LossSpec(ApiModel):
 
     reweighting: Literal["token", "sample", "square"] = Field(
         default="square", description="a sample of x supervised tokens weighs x, 1 or sqrt(x)"
+    )
+    denominator: Literal["global-batch", "micro-step"] = Field(
+        default="global-batch",
+        description="what the weighted loss is divided by: the weights of the whole global batch, or those of each "
+        "micro-step, as the released recipes do",
     )
 
 
@@ -181,7 +211,11 @@ class StageSpec(ApiModel):
 
     name: StageName
     trainable: Annotated[tuple[Component, ...], Field(min_length=1, max_length=3, json_schema_extra=UNIQUE)]
-    steps: int = Field(ge=1, le=100_000_000, description="optimizer steps")
+    steps: int = Field(ge=1, le=100_000_000, description="optimizer steps at most")
+    stop_after_tokens: int | None = Field(
+        default=None, ge=1, le=1_000_000_000_000_000,
+        description="end the stage before that, with the step in which it has trained on so many tokens",
+    )  # fmt: skip
     global_batch: int = Field(ge=1, le=1_000_000, description="packs per optimizer step, over the whole job")
     optimizer: OptimizerSpec
     data: DataSpec = DataSpec()
@@ -190,6 +224,10 @@ class StageSpec(ApiModel):
         default="0", description="stochastic depth of the vision encoder, below 1"
     )
     precision: Literal["bf16", "fp32"] = "bf16"
+    recompute: RecomputeSpec = RecomputeSpec()
+    attention: Attention = Field(
+        default="auto", description="implementation of attention; auto: the fastest that the image and the GPU have"
+    )
     seed: int = Field(default=42, ge=0, le=2147483647)
     checkpoint: CheckpointSpec = CheckpointSpec()
     publish: Annotated[tuple[Component, ...], Field(max_length=3, json_schema_extra=UNIQUE)] = Field(

@@ -19,6 +19,9 @@ def build(plan: StagePlan, stage: StageStatus, run: RunIdentity) -> JobConfig:
         attempt=stage.attempt,
         model=plan.model,
         layout=plan.layout,
+        partition=plan.partition,
+        recompute=plan.recompute,
+        attention=plan.attention,
         trainable=plan.trainable,
         init={
             origin.component: ManifestRef(uri=origin.uri, sha256=origin.sha256) for origin in stage.initialised_from

@@ -6,6 +6,7 @@ from internvl_operator.api.reasons import Reason
 from internvl_operator.api.spec import ParallelismSpec, StageSpec, TrainingSpec
 from internvl_operator.domain.problems import SpecProblem
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.job import PartitionConfig
 from internvl_trainer.contract.layout import layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
 
@@ -29,6 +30,12 @@ def sizes(spec: TrainingSpec, stage: StageSpec) -> Sizes:
         processes_per_node=(own and own.processes_per_node) or spec.resources.processes_per_node,
         field=f"spec.stages[{stage.name}].parallelism" if stage.parallelism else "spec.parallelism",
     )
+
+
+def partition(sizes: Sizes) -> PartitionConfig:
+    """How the model is cut to the grid, beyond the grid's sizes."""
+    asked = sizes.parallelism
+    return PartitionConfig(vision=asked.vision, sequence=asked.sequence, pipeline_layers=asked.pipeline_layers)
 
 
 def layout(sizes: Sizes, model: ModelGeometry) -> tuple[ParallelLayout | None, list[SpecProblem]]:

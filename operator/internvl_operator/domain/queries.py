@@ -28,6 +28,7 @@ def gate_queries(
             attempt=recorded.attempt,
             run_uid=run.uid,
             total_steps=current.steps,
+            may_end_early=current.stop_after_tokens is not None,
             prefix=keys.stage_prefix(spec.storage.uri, run.uid, current.name),
             publish=current.publish,
         ),

@@ -19,7 +19,15 @@ from internvl_operator.domain.problems import SpecProblem
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
-from internvl_trainer.contract.job import CheckpointConfig, DataConfig, OptimizationConfig, StorageConfig
+from internvl_trainer.contract.job import (
+    Attention,
+    CheckpointConfig,
+    DataConfig,
+    OptimizationConfig,
+    PartitionConfig,
+    RecomputeConfig,
+    StorageConfig,
+)
 from internvl_trainer.contract.manifest import ParallelLayout
 
 
@@ -33,6 +41,9 @@ class StagePlan:
     model: ModelGeometry
     trainable: tuple[Component, ...]
     layout: ParallelLayout
+    partition: PartitionConfig
+    recompute: RecomputeConfig
+    attention: Attention
     nodes: int
     processes_per_node: int
     data: DataConfig
@@ -117,6 +128,9 @@ def _expand_stage(
         model=model,
         trainable=stage.trainable,
         layout=layout,
+        partition=parallelism.partition(sizes),
+        recompute=RecomputeConfig.model_validate(stage.recompute.model_dump()),
+        attention=stage.attention,
         nodes=sizes.nodes,
         processes_per_node=sizes.processes_per_node,
         data=data,
@@ -145,16 +159,19 @@ def _optimization(stage: StageSpec, where: str) -> tuple[OptimizationConfig | No
     try:
         config = OptimizationConfig(
             steps=stage.steps,
+            stop_after_tokens=stage.stop_after_tokens,
             schedule_steps=optimizer.schedule_steps,
             warmup_steps=optimizer.warmup_steps,
             peak_lr=float(optimizer.peak_lr),
             min_lr=float(optimizer.min_lr),
             weight_decay=float(optimizer.weight_decay),
+            decay_scope=optimizer.decay_scope,
             beta1=float(optimizer.beta1),
             beta2=float(optimizer.beta2),
             clip_grad_norm=float(optimizer.clip_grad_norm),
             global_batch=stage.global_batch,
             loss_reweighting=stage.loss.reweighting,
+            loss_denominator=stage.loss.denominator,
             drop_path=float(stage.drop_path),
             precision=stage.precision,
             seed=stage.seed,

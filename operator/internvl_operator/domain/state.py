@@ -99,7 +99,8 @@ class PodFailure:
 class GateQuery:
     """Is the final checkpoint of this stage there and sound? Asked for a stage whose newest job succeeded.
 
-    Wanted is the newest manifest of step `total_steps` below `prefix` whose attempt is at most `attempt`, of run
+    Wanted is the newest manifest of step `total_steps`, or of an earlier one that says of itself that it is the final
+    one where the stage `may_end_early`, below `prefix` whose attempt is at most `attempt`, of run
     `run_uid`, judged by `internvl_trainer.contract.gate`, together with the component manifests of `publish` of the
     *same* attempt. Our trainer commits under its own attempt even what it resumed at the stage's end, so this is the
     succeeded attempt's own; an earlier attempt's serves as well, where that is the newest.
@@ -112,6 +113,8 @@ class GateQuery:
     prefix: str
     """`contract.keys.stage_prefix`, ending in a slash."""
     publish: tuple[Component, ...] = ()
+    may_end_early: bool = False
+    """Whether a limit on tokens may end the stage before `total_steps`."""
 
     @property
     def key(self) -> AttemptKey:

@@ -1,5 +1,6 @@
 """The gate reads real files and answers in the words that `plan` decides by."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -71,6 +72,27 @@ async def test_an_earlier_attempt_may_have_committed_the_final_checkpoint(gate: 
     answer = await gate.final_checkpoint(HERE, final(first, attempt=2))
     assert isinstance(answer, Verified)
     assert answer.ref.uri == first.uri
+
+
+async def test_a_stage_that_a_limit_on_tokens_ended_is_taken_at_the_step_that_calls_itself_final(
+    gate: Gate, commit: Commit
+) -> None:
+    commit(step=STEPS - 20)
+    last = commit(step=STEPS - 10, total_steps=STEPS - 10)
+    query = dataclasses.replace(final(last), may_end_early=True)
+    answer = await gate.final_checkpoint(HERE, query)
+    assert isinstance(answer, Verified)
+    assert (answer.ref, answer.step) == (last.ref, STEPS - 10)
+    assert isinstance(await gate.final_checkpoint(HERE, final(last)), NotThere), "without a limit the steps count"
+
+
+async def test_a_stage_that_may_end_early_has_not_ended_where_its_newest_checkpoint_is_not_final(
+    gate: Gate, commit: Commit
+) -> None:
+    checkpoint = commit(step=STEPS - 10)
+    answer = await gate.final_checkpoint(HERE, dataclasses.replace(final(checkpoint), may_end_early=True))
+    assert isinstance(answer, NotThere)
+    assert f"step {STEPS - 10}" in answer.missing
 
 
 async def test_the_newest_attempt_wins_and_later_ones_are_not_ours(gate: Gate, commit: Commit) -> None:

@@ -129,6 +129,28 @@ def test_a_layout_fills_the_nodes_exactly_or_there_is_none(
     assert all(stage.layout.world == world for stage in expansion.stages)
 
 
+def test_how_the_model_is_cut_and_what_is_recomputed_reaches_the_trainer() -> None:
+    changes = {
+        "parallelism": {"tensor": 2, "pipeline": 2, "vision": "tiles", "sequence": True, "pipelineLayers": [1, 1]},
+        "recompute": {"vision": "whole", "language": "none"},
+        "attention": "reference",
+        "stopAfterTokens": 10**12,
+        "loss": {"denominator": "micro-step"},
+    }
+    stage = training_spec(1).stages[0].to_dict()
+    changes["optimizer"] = {**stage["optimizer"], "decayScope": "matrices"}
+    expansion = expand(spec_with_stage(**changes))
+
+    assert expansion.problems == ()
+    (plan,) = expansion.stages
+    assert plan.partition.model_dump() == {"vision": "tiles", "sequence": True, "pipeline_layers": (1, 1)}
+    assert plan.recompute.model_dump() == {"vision": "whole", "language": "none"}
+    assert plan.attention == "reference"
+    assert (plan.optimization.stop_after_tokens, plan.optimization.loss_denominator) == (10**12, "micro-step")
+    assert plan.optimization.decay_scope == "matrices"
+    assert (plan.optimization.steps, plan.optimization.loss_reweighting) == (10, "square"), "the rest stays as it was"
+
+
 def test_the_job_config_says_all_that_an_attempt_needs() -> None:
     world = World(training_spec(2))
     world.settle()
