@@ -19,6 +19,7 @@ from internvl_trainer.contract.job import (
     DataConfig,
     JobConfig,
     OptimizationConfig,
+    RecomputeConfig,
     StorageConfig,
 )
 from internvl_trainer.contract.manifest import ParallelLayout
@@ -53,6 +54,7 @@ def job_config(run: Run, *, storage: Storage, data_uri: str) -> JobConfig:
             loss_reweighting=stage.reweighting,
             precision="fp32",
         ),
+        recompute=RecomputeConfig(vision="none", language="none"),
         checkpoint=CheckpointConfig(every_steps=stage.steps),
         storage=StorageConfig(
             uri=f"{storage.uri}/pretrained", endpoint_url=storage.endpoint_url, region=storage.region

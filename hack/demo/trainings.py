@@ -54,6 +54,8 @@ def _stage(stage: Stage, data_uri: str) -> dict[str, Any]:
         "steps": stage.steps,
         "globalBatch": stage.global_batch,
         "precision": "fp32",
+        # Tiny activations are cheaper kept than computed twice.
+        "recompute": {"vision": "none", "language": "none"},
         "optimizer": {
             "peakLr": str(stage.peak_lr),
             "warmupSteps": stage.warmup_steps,
