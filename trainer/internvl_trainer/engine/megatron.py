@@ -32,6 +32,7 @@ from internvl_trainer.engine.errors import (
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.placeholders import check_placeholders
 from internvl_trainer.engine.protocol import ShardedStateDict, StepResult
+from internvl_trainer.model import attention
 from internvl_trainer.model.batch import IGNORED, MicroBatch
 from internvl_trainer.model.config import model_configs
 from internvl_trainer.model.droppath import DropPathPlace
@@ -51,6 +52,12 @@ class MegatronEngine:
         job: geometry, layout, trainable components and optimizer settings.
         place: this process's place in the grid; process groups must have been started.
         image_token: id of `<IMG_CONTEXT>`.
+
+    Attributes:
+        attention: the back-ends that run.
+
+    Raises:
+        AttentionUnavailableError: `job.attention` cannot run here.
     """
 
     def __init__(self, job: JobConfig, place: Place, *, image_token: int) -> None:
@@ -63,7 +70,8 @@ class MegatronEngine:
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
         dtype = DTYPES[job.optimization.precision]
         configs = model_configs(job.model, job.layout, dtype=dtype, recompute=on_cuda)
-        self.model = InternVLModel(job.model, configs, job.optimization.drop_path)
+        self.attention = attention.select(job.attention, job.model, self._device, dtype)
+        self.model = InternVLModel(job.model, configs, job.optimization.drop_path, self.attention)
         self.model.train()
         self.model.freeze_all_but(job.trainable)
         initialise(self.model, self._seed, [component for component in Component if component not in job.init])

@@ -13,6 +13,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.model.attention import TORCH, Backends
 from internvl_trainer.model.batch import IGNORED, MicroBatch
 from internvl_trainer.model.config import ModelConfigs
 from internvl_trainer.model.droppath import DropPathPlace
@@ -36,17 +37,27 @@ class InternVLModel(MegatronModule):
     model_type = ModelType.encoder_or_decoder
     share_embeddings_and_output_weights = False
 
-    def __init__(self, geometry: ModelGeometry, configs: ModelConfigs, drop_path: float = 0.0):
+    def __init__(
+        self,
+        geometry: ModelGeometry,
+        configs: ModelConfigs,
+        drop_path: float = 0.0,
+        attention: Backends = TORCH,
+    ):
         super().__init__(configs.language)
         self.geometry = geometry
         self.pre_process = parallel_state.is_pipeline_first_stage()
         self.post_process = parallel_state.is_pipeline_last_stage()
         self.tp_group = parallel_state.get_tensor_model_parallel_group()
         if self.pre_process:
-            self.vision_model = InternViT(configs.vision, geometry.vision, drop_path)
+            self.vision_model = InternViT(configs.vision, geometry.vision, drop_path, attention)
             self.projector = Projector(configs.projector, geometry, self.tp_group)
         self.language_model = build_language_model(
-            configs.language, geometry.language, first_stage=self.pre_process, last_stage=self.post_process
+            configs.language,
+            geometry.language,
+            first_stage=self.pre_process,
+            last_stage=self.post_process,
+            attention=attention,
         )
 
     def part(self, component: Component) -> torch.nn.Module | None:

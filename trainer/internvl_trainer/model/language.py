@@ -21,21 +21,21 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from internvl_trainer.contract.catalog import LanguageGeometry
-from internvl_trainer.model.attention import SegmentAttention
+from internvl_trainer.model.attention import TORCH, Backends, language_attention
 from internvl_trainer.model.config import padded_vocab_size
 from internvl_trainer.model.norm import norm
 
 
-def language_layer_spec() -> ModuleSpec:
+def language_layer_spec(attention: Backends) -> ModuleSpec:
     """How one decoder layer is built: RMSNorm, causal attention inside a segment, SwiGLU."""
-    attention = SelfAttentionSubmodules(
-        linear_qkv=ColumnParallelLinear, core_attention=SegmentAttention, linear_proj=RowParallelLinear
+    self_attention = SelfAttentionSubmodules(
+        linear_qkv=ColumnParallelLinear, core_attention=language_attention(attention), linear_proj=RowParallelLinear
     )
     return ModuleSpec(
         TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
-            self_attention=ModuleSpec(SelfAttention, {"attn_mask_type": AttnMaskType.causal}, attention),
+            self_attention=ModuleSpec(SelfAttention, {"attn_mask_type": AttnMaskType.causal}, self_attention),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
             mlp=partial(
@@ -48,11 +48,16 @@ def language_layer_spec() -> ModuleSpec:
 
 
 def build_language_model(
-    config: TransformerConfig, geometry: LanguageGeometry, *, first_stage: bool, last_stage: bool
+    config: TransformerConfig,
+    geometry: LanguageGeometry,
+    *,
+    first_stage: bool,
+    last_stage: bool,
+    attention: Backends = TORCH,
 ) -> GPTModel:
     """This pipeline stage's part of the language model, with untied embedding and head."""
     groups = ProcessGroupCollection.use_mpu_process_groups()
-    layers = [language_layer_spec()] * get_num_layers_to_build(config, pp_rank=groups.pp.rank())
+    layers = [language_layer_spec(attention)] * get_num_layers_to_build(config, pp_rank=groups.pp.rank())
     return GPTModel(
         config,
         TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm),

@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch.utils.checkpoint import checkpoint
 
 from internvl_trainer.contract.catalog import VisionGeometry
-from internvl_trainer.model.attention import SegmentAttention
+from internvl_trainer.model.attention import TORCH, Backends, vision_attention
 from internvl_trainer.model.droppath import DropPathPlace, branch_scales, layer_rates
 from internvl_trainer.model.norm import FullWidthRMSNorm, norm
 
@@ -62,19 +62,19 @@ def _scaled(branch_SNH: torch.Tensor, layer_scale_H: torch.Tensor, scale_N: torc
     return branch_SNH if scale_N is None else branch_SNH * scale_N[:, None]
 
 
-def vision_layer_spec(geometry: VisionGeometry) -> ModuleSpec:
+def vision_layer_spec(geometry: VisionGeometry, attention: Backends) -> ModuleSpec:
     """How one InternViT block is built: attention over the whole tile, exact GELU, full-width qk norm if asked for."""
     qk_norm = FullWidthRMSNorm if geometry.qk_norm else None
-    attention = SelfAttentionSubmodules(
+    self_attention = SelfAttentionSubmodules(
         linear_qkv=ColumnParallelLinear if geometry.qkv_bias else _column_parallel_without_bias,
-        core_attention=SegmentAttention,
+        core_attention=vision_attention(attention),
         linear_proj=RowParallelLinear,
         q_layernorm=qk_norm,
         k_layernorm=qk_norm,
     )
     submodules = TransformerLayerSubmodules(
         input_layernorm=norm,
-        self_attention=ModuleSpec(SelfAttention, {"attn_mask_type": AttnMaskType.no_mask}, attention),
+        self_attention=ModuleSpec(SelfAttention, {"attn_mask_type": AttnMaskType.no_mask}, self_attention),
         pre_mlp_layernorm=norm,
         mlp=partial(
             MLP.as_mlp_submodule,
@@ -117,7 +117,13 @@ def _run_again_in_backward(layer: InternViTLayer, x_SNH: torch.Tensor, scales_2N
 class InternViT(MegatronModule):
     """Patch embedding, class token, learned positions and the encoder."""
 
-    def __init__(self, config: TransformerConfig, geometry: VisionGeometry, drop_path: float = 0.0):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        geometry: VisionGeometry,
+        drop_path: float = 0.0,
+        attention: Backends = TORCH,
+    ):
         super().__init__(config)
         self.geometry = geometry
         self.drop_path = drop_path
@@ -129,7 +135,7 @@ class InternViT(MegatronModule):
         self.patch_bias = torch.nn.Parameter(torch.empty(hidden, **place))
         self.class_token = torch.nn.Parameter(torch.empty(hidden, **place))
         self.position = torch.nn.Parameter(torch.empty(positions, hidden, **place))
-        blocks = TransformerBlockSubmodules(layer_specs=[vision_layer_spec(geometry)] * geometry.layers)
+        blocks = TransformerBlockSubmodules(layer_specs=[vision_layer_spec(geometry, attention)] * geometry.layers)
         self.encoder = InternViTEncoder(config, blocks, post_layer_norm=False, pg_collection=groups)
 
     def embed(self, pixels_NCPP: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,7 @@ def run_stage(job: JobConfig) -> TrainState:
                 "stage %s, attempt %d, %d ranks; process groups %.1f s, data index %.1f s, model and optimizer %.1f s",
                 *(job.stage, job.attempt, place.world, grouped - begun, indexed - grouped, built - indexed),
             )
+            logger.info("attention: %s", engine.attention)
         state = train(job, engine, checkpoints, feed, observer, lambda: parallel.any_rank(wish.felt))
     parallel.stop()
     return state
