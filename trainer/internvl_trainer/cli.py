@@ -3,46 +3,83 @@
 import socket
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
+from internvl_trainer.launch.plan import LaunchPlan, LaunchPlanError
 
 
 @click.command()
-@click.option("--config", type=click.Path(exists=True, path_type=Path), required=True, help="The job config, as JSON.")
 @click.option(
-    "--processes", default=1, show_default=True, help="Workers, one per accelerator: tensor x pipeline x data."
-)
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+    help="The job: YAML, or JSON. docs/tasks/train-locally.md says what it may leave out.",
+)  # fmt: skip
+@click.option(
+    "--set", "changes", multiple=True, metavar="FIELD=VALUE",
+    help="Replace a value of the job, such as optimization.steps=10. Can be given several times.",
+)  # fmt: skip
+@click.option("--processes", type=int, help="Workers, one per accelerator. Default: as many as the layout needs.")
 @click.option(
     "--scratch", type=click.Path(path_type=Path), help="Folder for checkpoints on their way and cached data; own one."
 )
-def train(config: Path, processes: int, scratch: Path | None) -> None:
+def train(config: Path, changes: tuple[str, ...], processes: int | None, scratch: Path | None) -> None:
     """Train one stage on this machine, with or without accelerators.
 
-    Example: internvl train --config trainer/examples/tiny.json --processes 4
+    Examples:
+
+    \b
+      internvl train --config trainer/examples/tiny.yaml
+      internvl train --config trainer/examples/tiny.yaml --set layout.tensor=2 --set layout.pipeline=2
     """
-    from internvl_trainer.launch.__main__ import launch
-    from internvl_trainer.launch.plan import LaunchPlan, LaunchPlanError
+    from internvl_trainer.launch.job_file import JobFileError, read_job
 
     with tempfile.TemporaryDirectory(prefix="internvl-") as folder:
         try:
+            job = read_job(config, changes, now=datetime.now(UTC))
+            document = Path(folder) / CONFIG_FILE
+            document.write_bytes(job.to_bytes())
             plan = LaunchPlan(
-                config=config,
+                config=document,
                 nodes=1,
                 node_rank=0,
-                processes=processes,
+                processes=job.layout.world if processes is None else processes,
                 master_addr="127.0.0.1",
                 master_port=_free_port(),
                 scratch=scratch or Path(folder),
                 grace_seconds=60,
+                live=sys.stdout.isatty(),
             )
-        except LaunchPlanError as error:
+        except (JobFileError, LaunchPlanError) as error:
             click.echo(f"cannot launch: {error}", err=True)
             sys.exit(ExitCode.INVALID_CONFIG)
-        code = launch(plan)
+        click.echo(_summary(job))
+        code = _launch(plan)
     sys.exit(code)
+
+
+def _launch(plan: LaunchPlan) -> int:
+    from internvl_trainer.launch.__main__ import launch
+    from internvl_trainer.launch.output import PlainOutput
+    from internvl_trainer.launch.terminal import on_terminal
+
+    if not plan.live:
+        return launch(plan, PlainOutput(sys.stdout.buffer))
+    with on_terminal(Console()) as output:
+        return launch(plan, output)
+
+
+def _summary(job: JobConfig) -> str:
+    layout, optimization = job.layout, job.optimization
+    return (
+        f"{job.model.name}: {optimization.steps} steps of {optimization.global_batch} packs, "
+        f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}; "
+        f"checkpoints below {job.storage.uri}/{job.run.uid}"
+    )
 
 
 def _free_port() -> int:

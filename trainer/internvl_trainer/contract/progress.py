@@ -33,6 +33,12 @@ class ProgressReport(Contract):
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     tiles_per_second: float | None = None
+    padding: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the packs' capacity (pack_tokens each) that no token fills; nothing is computed for it",
+    )
     eta_seconds: float | None = Field(default=None, ge=0)
     checkpoint: CheckpointProgress | None = None
     reported_at: datetime

@@ -9,18 +9,19 @@ import click
 
 from internvl_trainer.contract import environment
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.launch.output import Output, PlainOutput
 from internvl_trainer.launch.plan import LaunchPlan, LaunchPlanError
 from internvl_trainer.launch.supervisor import Supervisor
 from internvl_trainer.launch.workers import Worker, fork_worker, spawn_worker
 
 
-def launch(plan: LaunchPlan) -> int:
-    """Run one node's workers to their end.
+def launch(plan: LaunchPlan, output: Output) -> int:
+    """Run one node's workers to their end; what they say goes to `output`.
 
     Returns:
         the exit code that stands for the node, by contract/exit_codes.py where a worker chose it.
     """
-    supervisor = Supervisor(sys.stdout.buffer, plan.shutdown_seconds)
+    supervisor = Supervisor(output, plan.shutdown_seconds)
     return supervisor.run([partial(_start_worker, plan, local_rank) for local_rank in range(plan.processes)])
 
 
@@ -68,7 +69,7 @@ def main(**options: object) -> None:
     except LaunchPlanError as error:
         click.echo(f"cannot launch: {error}", err=True)
         sys.exit(ExitCode.INVALID_CONFIG)
-    sys.exit(launch(plan))
+    sys.exit(launch(plan, PlainOutput(sys.stdout.buffer)))
 
 
 if __name__ == "__main__":

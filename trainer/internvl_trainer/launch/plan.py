@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from internvl_trainer.contract import environment
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.train import live
 
 
 class LaunchPlanError(ValueError):
@@ -31,6 +32,7 @@ class LaunchPlan:
         master_addr, master_port: where worker 0 of node 0 offers the rendezvous store.
         scratch: node-local folder that workers may fill.
         grace_seconds: from SIGTERM to SIGKILL of this launcher, by whoever sends them.
+        live: whether progress is to come as reports for a terminal (train/live.py), not as log lines.
     """
 
     config: Path
@@ -41,6 +43,7 @@ class LaunchPlan:
     master_port: int
     scratch: Path
     grace_seconds: float
+    live: bool = False
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.processes < 1:
@@ -76,10 +79,11 @@ class LaunchPlan:
         }
         # Each worker drives one accelerator: threads of its CPU maths only get in the way of its peers. One hardware
         # queue makes CUDA start a layer's all-reduce before the matrix product that it is to overlap with.
+        wishes = {live.WANTED: "1"} if self.live else {}
         defaults = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
         if _is_loopback(self.master_addr):
             defaults["GLOO_SOCKET_IFNAME"] = "lo"
-        return defaults | dict(inherited) | {name: str(value) for name, value in place.items()}
+        return defaults | dict(inherited) | wishes | {name: str(value) for name, value in place.items()}
 
 
 def _is_loopback(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""Watching over workers: prefixes their output, passes signals on, and ends them together and in time.
+"""Watching over workers: passes their output on, passes signals on, and ends them together and in time.
 
 One thread and one loop: it waits for output, for signals and for time. As PID 1 of a container it also reaps orphans.
 """
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import BinaryIO
 
 from internvl_trainer.contract.exit_codes import explain
 from internvl_trainer.launch.outcome import WorkerExit, exit_code
+from internvl_trainer.launch.output import Output
 from internvl_trainer.launch.workers import Worker
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -28,12 +28,12 @@ class Supervisor:
     what is left gets SIGKILL, each with its whole process group.
 
     Args:
-        sink: where lines go, prefixed with `[rank k] `.
+        output: where lines go.
         shutdown_seconds: from SIGTERM to SIGKILL.
     """
 
-    def __init__(self, sink: BinaryIO, shutdown_seconds: float) -> None:
-        self._sink = sink
+    def __init__(self, output: Output, shutdown_seconds: float) -> None:
+        self._output = output
         self._shutdown_seconds = shutdown_seconds
         self._running: dict[int, Worker] = {}
         self._exits: list[WorkerExit] = []
@@ -102,9 +102,7 @@ class Supervisor:
         if not chunk and rest:
             lines, rest = [*lines, rest], b""
         if lines:
-            prefix = b"[rank %d] " % worker.rank
-            self._sink.write(b"".join(prefix + line + b"\n" for line in lines))
-            self._sink.flush()
+            self._output.show(f"rank {worker.rank}", lines)
         if rest:
             self._partial[worker.rank] = rest
         return bool(chunk)
@@ -124,8 +122,7 @@ class Supervisor:
     def _note_end(self, ended: WorkerExit) -> None:
         self._exits.append(ended)
         if ended.code:
-            self._sink.write(f"[launcher] rank {ended.rank} ended: {explain(ended.code)}\n".encode())
-            self._sink.flush()
+            self._output.show("launcher", [f"rank {ended.rank} ended: {explain(ended.code)}".encode()])
 
     def _stop_where_needed(self) -> None:
         failed = any(each.status for each in self._exits)

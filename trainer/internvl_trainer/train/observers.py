@@ -1,13 +1,14 @@
-"""Who is told about steps and checkpoints: nobody on most ranks; the log and the operator on one."""
+"""Who is told about steps and checkpoints: nobody on most ranks; the log or a terminal, and the operator, on one."""
 
 import logging
+import sys
 from datetime import UTC, datetime
 
 from internvl_trainer.checkpoint.state import TrainState
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
 from internvl_trainer.contract.progress import CheckpointProgress, ProgressReport
-from internvl_trainer.train import progress
+from internvl_trainer.train import live, progress
 from internvl_trainer.train.report import ProgressReporter
 
 logger = logging.getLogger(__name__)
@@ -24,17 +25,22 @@ class Silent:
 
 
 class Reporting:
-    """Logs a line per step and keeps the operator informed."""
+    """Logs a line per step, or hands it to the launcher's terminal (`to_terminal`), and keeps the operator informed."""
 
-    def __init__(self, job: JobConfig, reporter: ProgressReporter) -> None:
+    def __init__(self, job: JobConfig, reporter: ProgressReporter, *, to_terminal: bool = False) -> None:
         self._job = job
         self._reporter = reporter
+        self._to_terminal = to_terminal
         self._checkpoint: CheckpointProgress | None = None
 
     def stepped(self, state: TrainState) -> None:
         """An optimizer step is done."""
         status = self._status(state)
-        logger.info(progress.line(status, state.metrics[-1]))
+        if self._to_terminal:
+            sys.stdout.write(live.record(status))
+            sys.stdout.flush()
+        else:
+            logger.info(progress.line(status, state.metrics[-1]))
         self._reporter.submit(status)
 
     def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:

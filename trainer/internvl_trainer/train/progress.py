@@ -23,6 +23,8 @@ def report(
     """
     recent, last, total = metrics[-WINDOW:], metrics[-1], job.optimization.steps
     seconds = max(sum(each.seconds for each in recent), 1e-6)
+    tokens = sum(each.tokens for each in recent)
+    capacity = len(recent) * job.optimization.global_batch * job.data.pack_tokens
     return ProgressReport(
         run_uid=job.run.uid,
         stage=job.stage,
@@ -31,8 +33,9 @@ def report(
         total_steps=total,
         loss=last.loss,
         learning_rate=last.learning_rate,
-        tokens_per_second=sum(each.tokens for each in recent) / seconds,
+        tokens_per_second=tokens / seconds,
         tiles_per_second=sum(each.tiles for each in recent) / seconds,
+        padding=1 - tokens / capacity,
         eta_seconds=seconds / len(recent) * (total - last.step),
         checkpoint=checkpoint,
         reported_at=now,
@@ -41,9 +44,14 @@ def report(
 
 def line(status: ProgressReport, last: StepMetrics) -> str:
     """One line for the log."""
+    return f"{brief(status)}  grad {last.grad_norm:.3f}  lr {last.learning_rate:.3e}  {last.seconds:.2f} s/step"
+
+
+def brief(status: ProgressReport) -> str:
+    """What a person watches: step, loss, rates, empty share of the packs, time left."""
     eta = timedelta(seconds=round(status.eta_seconds or 0))
     return (
-        f"step {status.step}/{status.total_steps}  loss {last.loss:.4f}  grad {last.grad_norm:.3f}  "
-        f"lr {last.learning_rate:.3e}  {status.tokens_per_second:,.0f} tok/s  "
-        f"{status.tiles_per_second:,.1f} tiles/s  {last.seconds:.2f} s/step  eta {eta}"
+        f"step {status.step}/{status.total_steps}  loss {status.loss or 0:.4f}  "
+        f"{status.tokens_per_second or 0:,.0f} tok/s  {status.tiles_per_second or 0:,.1f} tiles/s  "
+        f"padding {100 * (status.padding or 0):.1f} %  eta {eta}"
     )

@@ -16,6 +16,7 @@ from internvl_trainer.data.stream import Pack, PackStream
 from internvl_trainer.engine import parallel
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.storage import open_store
+from internvl_trainer.train import live
 from internvl_trainer.train.feed import PackFeed
 from internvl_trainer.train.interrupt import StopWish
 from internvl_trainer.train.loop import train
@@ -58,7 +59,7 @@ def run_stage(job: JobConfig) -> TrainState:
             yield iter(packs)
 
     with ProgressReporter(job.progress if place.reports else None) as reporter:
-        observer = Reporting(job, reporter) if place.reports else Silent()
+        observer = Reporting(job, reporter, to_terminal=live.WANTED in os.environ) if place.reports else Silent()
         if place.reports:
             built = time.monotonic()
             logger.info(

@@ -10,6 +10,7 @@ from internvl_trainer.contract import environment
 from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.launch import __main__ as command
 from internvl_trainer.launch.plan import LaunchPlan, LaunchPlanError
+from internvl_trainer.train import live
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +31,11 @@ def test_each_worker_gets_torchruns_contract() -> None:
     assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("tiny-worker-0.default", "23456")
     assert told[environment.SCRATCH] == "/scratch"
     assert told["PATH"] == "/bin"
+
+
+def test_workers_report_to_a_terminal_only_where_there_is_one() -> None:
+    assert live.WANTED not in plan().worker_environment(0, {})
+    assert live.WANTED in plan(live=True).worker_environment(0, {})
 
 
 def test_threads_are_limited_unless_somebody_chose_otherwise() -> None:
@@ -55,7 +61,7 @@ def test_what_makes_no_job_is_refused(wrong: dict[str, int]) -> None:
 
 def test_the_command_reads_the_pods_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[LaunchPlan] = []
-    monkeypatch.setattr(command, "launch", lambda plan: seen.append(plan) or 7)
+    monkeypatch.setattr(command, "launch", lambda plan, output: seen.append(plan) or 7)
     pod = {
         environment.NODES: "4", environment.NODE_RANK: "3", environment.PROCESSES_PER_NODE: "8",
         environment.MASTER_ADDR: "a8-0.ns", environment.MASTER_PORT: "23456", environment.SCRATCH: "/scratch",

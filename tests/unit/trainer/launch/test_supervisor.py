@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from internvl_trainer.launch.output import PlainOutput
 from internvl_trainer.launch.supervisor import Supervisor
 from internvl_trainer.launch.workers import fork_worker, spawn_worker
 
@@ -21,7 +22,7 @@ def supervise(workers: list[Callable[[], int]], *, shutdown_seconds: float = 5.0
     """Run functions as workers; the node's exit code, and what was written."""
     sink = io.BytesIO()
     start = [partial(fork_worker, rank, dict(os.environ), run) for rank, run in enumerate(workers)]
-    code = Supervisor(sink, shutdown_seconds).run(start)
+    code = Supervisor(PlainOutput(sink), shutdown_seconds).run(start)
     return code, sink.getvalue().decode().splitlines()
 
 
@@ -130,7 +131,7 @@ def test_the_supervisor_gives_signals_back_as_they_were() -> None:
 def test_a_spawned_worker_is_treated_alike() -> None:
     sink = io.BytesIO()
     command = [sys.executable, "-S", "-c", "import os; print('from rank', os.environ['RANK']); raise SystemExit(20)"]
-    code = Supervisor(sink, 5.0).run([partial(spawn_worker, 3, {"RANK": "3"}, command)])
+    code = Supervisor(PlainOutput(sink), 5.0).run([partial(spawn_worker, 3, {"RANK": "3"}, command)])
     assert code == 20
     assert sorted(sink.getvalue().splitlines()) == [
         b"[launcher] rank 3 ended: store unavailable",

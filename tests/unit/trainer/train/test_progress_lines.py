@@ -4,9 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from internvl_trainer.checkpoint.state import StepMetrics
+from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.train import progress
+from internvl_trainer.contract.progress import ProgressReport
+from internvl_trainer.train import live, progress
+from internvl_trainer.train.observers import Reporting
+from internvl_trainer.train.report import ProgressReporter
 from tests.integration.trainer.world import job
 
 pytestmark = pytest.mark.unit
@@ -38,10 +41,45 @@ def test_rates_and_time_left_follow_the_last_steps_only(hundred_steps: JobConfig
 def test_the_line_says_all_that_one_asks_of_a_run(hundred_steps: JobConfig) -> None:
     steps = [metrics(1, 2.0)]
     assert progress.line(progress.report(hundred_steps, steps, NOW), steps[-1]) == (
-        "step 1/100  loss 2.5000  grad 1.250  lr 4.000e-05  500 tok/s  10.0 tiles/s  2.00 s/step  eta 0:03:18"
+        "step 1/100  loss 2.5000  500 tok/s  10.0 tiles/s  padding 2.3 %  eta 0:03:18  "
+        "grad 1.250  lr 4.000e-05  2.00 s/step"
     )
 
 
 def test_a_step_that_took_no_measurable_time_makes_no_division_by_zero(hundred_steps: JobConfig) -> None:
     status = progress.report(hundred_steps, [metrics(1, 0.0)], NOW)
     assert status.eta_seconds == pytest.approx(0, abs=1e-3)
+
+
+def test_padding_is_the_share_of_the_packs_capacity_that_no_token_fills(hundred_steps: JobConfig) -> None:
+    capacity = hundred_steps.optimization.global_batch * hundred_steps.data.pack_tokens
+    full, half = (metrics(1, 1.0).model_copy(update={"tokens": tokens}) for tokens in (capacity, capacity // 2))
+    assert progress.report(hundred_steps, [full], NOW).padding == 0
+    assert progress.report(hundred_steps, [full, half], NOW).padding == pytest.approx(0.25)
+
+
+def test_a_report_survives_the_way_through_a_workers_output(hundred_steps: JobConfig) -> None:
+    report = progress.report(hundred_steps, [metrics(1, 1.0)], NOW)
+    line = live.record(report).encode()
+    assert line.count(b"\n") == 1
+    assert live.parse(line.rstrip(b"\n")) == report
+
+
+@pytest.mark.parametrize("line", [b"", b"step 1/100  loss 2.5", b'{"step": 1}', b"\x1e", b"\x1e{half a rep"])
+def test_any_other_line_is_no_report(line: bytes) -> None:
+    assert live.parse(line) is None
+
+
+@pytest.mark.parametrize("to_terminal", [True, False])
+def test_steps_go_to_the_terminal_or_into_the_log_and_always_to_the_operator(
+    hundred_steps: JobConfig, to_terminal: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[ProgressReport] = []
+    with ProgressReporter(None) as reporter, caplog.at_level("INFO"):
+        reporter.submit = told.append  # type: ignore[method-assign]
+        observer = Reporting(hundred_steps, reporter, to_terminal=to_terminal)
+        observer.stepped(TrainState(step=1, tokens=1000, data_packs=2, metrics=(metrics(1, 2.0),)))
+    assert [report.step for report in told] == [1]
+    written = capsys.readouterr().out.encode()
+    assert ([live.parse(line) for line in written.splitlines()] == told) is to_terminal
+    assert ("step 1/100" in caplog.text) is not to_terminal
