@@ -6,8 +6,14 @@
 # Any Debian-like image with a Python 3.12 as `python` serves as base; pin it by digest where builds must repeat
 # exactly. For GPUs, TRAINER_BASE_IMAGE may be an image with the driver's user-space libraries; torch from PyPI brings
 # CUDA itself.
+#
+# Attention kernels (docs/reference/attention.md) are built per GPU, CUDA and torch, so no lock file can name them.
+# ATTENTION_WHEELS_IMAGE may be an image of yours whose folder /wheels/attention has wheels of any of flash-attn,
+# flash_attn_3 and transformer-engine, built for the torch of constraints/trainer.txt, and of what they need besides
+# (einops). Without one the trainer uses torch's own kernels.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 ARG TRAINER_BASE_IMAGE=${BASE_IMAGE}
+ARG ATTENTION_WHEELS_IMAGE=${BASE_IMAGE}
 
 # ---- the project as a wheel -----------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS wheel
@@ -31,6 +37,10 @@ RUN python -m pip --python /opt/internvl install --require-hashes --no-deps --on
 COPY --from=wheel /wheels /wheels
 RUN python -m pip --python /opt/internvl install --no-deps --no-index /wheels/*.whl
 
+# ---- attention kernels, where an image with them is given --------------------------------------------------------------
+FROM ${ATTENTION_WHEELS_IMAGE} AS attention-wheels
+RUN mkdir -p /wheels/attention
+
 # ---- the trainer's packages -------------------------------------------------------------------------------------------
 FROM ${TRAINER_BASE_IMAGE} AS trainer-packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -38,6 +48,8 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/internvl
 COPY constraints/trainer.txt constraints/
 RUN python -m pip --python /opt/internvl install --require-hashes --no-deps --only-binary=:all: -r constraints/trainer.txt
+COPY --from=attention-wheels /wheels/attention /wheels/attention
+RUN find /wheels/attention -name '*.whl' -exec python -m pip --python /opt/internvl install --no-deps --no-index {} +
 COPY --from=wheel /wheels /wheels
 RUN python -m pip --python /opt/internvl install --no-deps --no-index /wheels/*.whl
 

@@ -79,7 +79,11 @@ def test_both_targets_are_there_and_the_operator_is_the_default() -> None:
 
 
 def test_every_base_can_be_replaced() -> None:
-    assert {stage.base for stage in STAGES.values()} == {"${BASE_IMAGE}", "${TRAINER_BASE_IMAGE}"}
+    assert {stage.base for stage in STAGES.values()} == {
+        "${BASE_IMAGE}",
+        "${TRAINER_BASE_IMAGE}",
+        "${ATTENTION_WHEELS_IMAGE}",
+    }
 
 
 @pytest.mark.parametrize("copied", [copied for stage in STAGES.values() for copied in stage.all("COPY")], ids=str)

@@ -3,8 +3,8 @@
 What a file may leave out or abbreviate, next to the fields that have defaults of their own:
 
 - `model` may be a name of the catalogue.
-- `run` is a new one each time, named after the file; `stage` is "train", `attempt` 1, `layout` one process,
-  `trainable` everything.
+- `run` is a new one each time, named after the file, but for what of it is given; `stage` is "train", `attempt` 1,
+  `layout` one process, `trainable` everything.
 - Relative paths (`data.meta`, `data.tokenizer`, `storage.uri`) are relative to the file's folder.
 """
 
@@ -135,13 +135,16 @@ class _Places:
 
 def _completed(document: dict[str, Any], path: Path, places: _Places, now: datetime) -> dict[str, Any]:
     name = re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-") or "job"
+    run = {"uid": f"{name}-{now:%Y%m%d-%H%M%S}", "namespace": "local", "name": name}
     complete: dict[str, Any] = {
-        "run": {"uid": f"{name}-{now:%Y%m%d-%H%M%S}", "namespace": "local", "name": name},
+        "run": run,
         "stage": "train",
         "attempt": 1,
         "layout": {},
         "trainable": list(Component),
     } | document
+    if isinstance(complete["run"], dict):
+        complete["run"] = run | complete["run"]
     if isinstance(complete.get("model"), str):
         try:
             complete["model"] = catalog.get(complete["model"]).model_dump()

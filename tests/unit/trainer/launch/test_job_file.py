@@ -49,6 +49,11 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
     assert (read.layout.world, len(read.trainable), read.optimization.peak_lr) == (1, 3, 1e-3)
 
 
+def test_a_run_that_is_to_go_on_is_named_by_its_uid_alone(tmp_path: Path) -> None:
+    read = read_job(write(tmp_path, SHORT), ["run.uid=my-job-20251231-235959", "attempt=2"], now=NOW)
+    assert (read.run.uid, read.run.name, read.attempt) == ("my-job-20251231-235959", "my-job", 2)
+
+
 def test_relative_paths_start_at_the_files_folder_and_other_uris_stay(tmp_path: Path) -> None:
     read = read_job(write(tmp_path, SHORT), now=NOW)
     assert read.data.meta == f"{tmp_path}/data/meta.json"
