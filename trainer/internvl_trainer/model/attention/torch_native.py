@@ -59,7 +59,10 @@ def _varlen(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """The variable-length flash kernel; like flash-attn's, it shares key-value heads among query heads by itself."""
+    """The variable-length flash kernel; like flash-attn's, it shares key-value heads among query heads by itself.
+
+    Releases of torch after 2.11 want to be told so, by `enable_gqa`.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     out_TND = varlen_attn(
