@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from internvl_trainer.contract.catalog import MODELS
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.model.attention.backends import Backends, select
+from internvl_trainer.model.attention.backends import Backends, choose_both, select
 from internvl_trainer.model.attention.loading import installed, load
 from internvl_trainer.model.attention.selection import AttentionUnavailableError, choose
 
@@ -97,6 +97,16 @@ def test_without_cuda_a_model_gets_torch_and_can_be_given_the_reference() -> Non
     assert select("auto", geometry, cpu, torch.float32) == Backends("torch", "torch")
     assert select("reference", geometry, cpu, torch.float32) == Backends("reference", "reference")
     assert str(Backends("transformer-engine", "torch")) == "transformer-engine over packs, torch inside tiles"
+
+
+def test_tiles_never_go_through_transformer_engine() -> None:
+    geometry = MODELS["InternVL2_5-1B"]
+    where = {"device_type": "cuda", "capability": HOPPER, "dtype": torch.bfloat16}
+    assert choose_both("auto", geometry, EVERYTHING, **where) == ("transformer-engine", "flash-attention-3")
+    assert choose_both("transformer-engine", geometry, EVERYTHING, **where) == ("transformer-engine", "torch")
+    odd = geometry.model_copy(update={"language": geometry.language.model_copy(update={"head_dim": 36})})
+    alone = TORCH_ALONE | {"transformer-engine"}
+    assert choose_both("auto", odd, alone, **where) == ("torch", "torch")
 
 
 def test_torch_and_the_reference_are_always_installed() -> None:

@@ -41,19 +41,39 @@ TORCH = Backends(language="torch", vision="torch")
 
 
 def select(wanted: Attention, geometry: ModelGeometry, device: torch.device, dtype: torch.dtype) -> Backends:
-    """The back-ends for one model on one device.
-
-    Tiles are full batches without a mask. Transformer Engine has nothing for them that torch has not, so with it they
-    go through torch's flash kernel.
+    """The back-ends for one model on one device, by what is installed.
 
     Raises:
         AttentionUnavailableError: what is wanted cannot run here.
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    decide = partial(choose, available=installed(), device_type=device.type, capability=capability, dtype=dtype)
-    language = decide(wanted, head_dim=geometry.language.head_dim)
-    inside_tiles: Attention = "torch" if language == "transformer-engine" else wanted
-    return Backends(language, decide(inside_tiles, head_dim=geometry.vision.hidden // geometry.vision.heads))
+    return choose_both(wanted, geometry, installed(), device_type=device.type, capability=capability, dtype=dtype)
+
+
+def choose_both(
+    wanted: Attention,
+    geometry: ModelGeometry,
+    available: frozenset[Backend],
+    *,
+    device_type: str,
+    capability: tuple[int, int] | None,
+    dtype: torch.dtype,
+) -> Backends:
+    """`choose` for both parts of a model.
+
+    Tiles are full batches without a mask. Transformer Engine has nothing for them that the others have not, so where
+    it is wanted they go through torch's flash kernel.
+    """
+    decide = partial(choose, device_type=device_type, capability=capability, dtype=dtype)
+    inside_tiles: Attention = "torch" if wanted == "transformer-engine" else wanted
+    return Backends(
+        language=decide(wanted, available, head_dim=geometry.language.head_dim),
+        vision=decide(
+            inside_tiles,
+            available - {"transformer-engine"},
+            head_dim=geometry.vision.hidden // geometry.vision.heads,
+        ),
+    )
 
 
 def language_attention(backends: Backends) -> Any:
