@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
-from internvl_trainer.model.initialise import WholeTensor
+from internvl_trainer.contract.tensors import WholeTensor
 
 FOLDER = Path(__file__).parents[2] / "golden"
 

@@ -4,11 +4,14 @@ Sources: the InternVL-2.5 report (arXiv 2412.05271, table 1) and the published c
 entries have the same parts at a size that trains on two CPU cores in seconds; demo and tests use them.
 """
 
+from math import prod
 from typing import Literal
 
 from pydantic import Field
 
-from internvl_trainer.contract.base import Contract
+from internvl_trainer.contract import native_layout
+from internvl_trainer.contract.base import Component, Contract
+from internvl_trainer.contract.tensors import Shape
 
 
 class VisionGeometry(Contract):
@@ -67,6 +70,15 @@ class ModelGeometry(Contract):
     def projector_input(self) -> int:
         """Width of the projector's input after pixel unshuffle."""
         return self.vision.hidden * round(1 / self.downsample_ratio) ** 2
+
+    def state_dict_shapes(self, component: Component | None = None) -> dict[str, Shape]:
+        """Name -> shape of every tensor of the published checkpoint, or of one component's, in its order."""
+        chosen = native_layout.PREFIXES if component is None else (component,)
+        return {name: shape for each in chosen for name, shape in native_layout.shapes(self, each).items()}
+
+    def parameter_count(self, component: Component | None = None) -> int:
+        """Parameters of the whole model or of one component; embedding and head are counted as the two that they are."""
+        return sum(prod(shape) for shape in self.state_dict_shapes(component).values())
 
 
 INTERN_VIT_300M = VisionGeometry(layers=24, hidden=1024, heads=16, ffn=4096)

@@ -8,7 +8,6 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
@@ -18,22 +17,11 @@ from megatron.core.transformer.module import MegatronModule
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.tensors import WholeTensor
 from internvl_trainer.model.internvl import MODULE_OF, InternVLModel
 
 STD = 0.02
 """Standard deviation of matrices and embeddings; matrices that write to a residual get STD / sqrt(2 * layers)."""
-
-
-class WholeTensor(NamedTuple):
-    """A tensor as a checkpoint knows it, whatever the process grid.
-
-    `layer` counts over all pipeline stages; None where the tensor is not part of a stack of layers. `shape` is of one
-    layer; embedding and head have rows that only pad the vocabulary at the end.
-    """
-
-    key: str
-    layer: int | None
-    shape: tuple[int, ...]
 
 
 @torch.no_grad()
