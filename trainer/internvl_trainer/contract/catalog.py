@@ -77,7 +77,7 @@ class ModelGeometry(Contract):
         return {name: shape for each in chosen for name, shape in native_layout.shapes(self, each).items()}
 
     def parameter_count(self, component: Component | None = None) -> int:
-        """Parameters of the whole model or of one component; embedding and head are counted as the two that they are."""
+        """Parameters of the whole model or of one component; embedding and head are two, at every size."""
         return sum(prod(shape) for shape in self.state_dict_shapes(component).values())
 
 

@@ -29,6 +29,12 @@ class LocalFolder:
         with _translated("read", location):
             return _path(location).read_bytes()
 
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        """See `ObjectStore.read_range`."""
+        with _translated("read", location), _path(location).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(length)
+
     def download(self, location: str, path: Path) -> StoredObject:
         """See `ObjectStore.download`."""
         with _translated("read", location):

@@ -51,6 +51,7 @@ _DENIED = frozenset(
     {"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 )
 _TAKEN = frozenset({"412", "PreconditionFailed"})
+_PAST_THE_END = frozenset({"416", "InvalidRange"})
 _RACE = frozenset({"409", "ConditionalRequestConflict"})
 
 
@@ -104,17 +105,13 @@ class S3:
 
     def read(self, location: str) -> bytes:
         """See `ObjectStore.read`."""
-        bucket, key = _split(location)
+        return self._read(location, {})
 
-        def fetch() -> bytes:
-            body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
-            try:
-                return body.read()
-            except (BotoCoreError, OSError) as error:
-                raise _StreamBrokenError(type(error).__name__) from None
-
-        with _translated("read", location):
-            return _patiently(fetch, _StreamBrokenError)
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        """See `ObjectStore.read_range`."""
+        if length == 0:
+            return b""
+        return self._read(location, {"Range": f"bytes={offset}-{offset + length - 1}"})
 
     def download(self, location: str, path: Path) -> StoredObject:
         """See `ObjectStore.download`. A broken stream goes on at the byte where it broke, of the same ETag."""
@@ -185,6 +182,25 @@ class S3:
         bucket, key = _split(location)
         with _translated("delete", location):
             self.client.delete_object(Bucket=bucket, Key=key)
+
+    def _read(self, location: str, condition: dict[str, str]) -> bytes:
+        bucket, key = _split(location)
+
+        def fetch() -> bytes:
+            body = self.client.get_object(Bucket=bucket, Key=key, **condition)["Body"]  # type: ignore[arg-type]
+            try:
+                return body.read()
+            except (BotoCoreError, OSError) as error:
+                raise _StreamBrokenError(type(error).__name__) from None
+
+        with _translated("read", location):
+            try:
+                return _patiently(fetch, _StreamBrokenError)
+            except ClientError as error:
+                # A range that begins at or after the object's end holds no byte, as in a file.
+                if _code(error) in _PAST_THE_END:
+                    return b""
+                raise
 
     def _resumed(self, bucket: str, key: str) -> Iterator[tuple[bytes, str]]:
         """The object's chunks, each with the object's ETag; at least one, which is empty for an empty object."""

@@ -26,6 +26,7 @@ class Backend(Protocol):
     """What a kind of store must offer; locations come without their scheme."""
 
     def read(self, location: str) -> bytes: ...
+    def read_range(self, location: str, offset: int, length: int) -> bytes: ...
     def download(self, location: str, path: Path) -> StoredObject: ...
     def upload(self, path: Path, location: str) -> StoredObject: ...
     def put_if_absent(self, location: str, payload: bytes) -> None: ...
@@ -48,6 +49,11 @@ class ObjectStore:
         """All bytes of a small object."""
         backend, location, _ = self._resolve(uri)
         return backend.read(location)
+
+    def read_range(self, uri: str, offset: int, length: int) -> bytes:
+        """`length` bytes of an object from `offset` on; fewer where the object ends before that."""
+        backend, location, _ = self._resolve(uri)
+        return backend.read_range(location, offset, length)
 
     def download(self, uri: str, path: Path) -> StoredObject:
         """Stream an object to `path`, which appears only when it is whole.
