@@ -129,6 +129,16 @@ def test_a_failed_multipart_upload_leaves_no_parts(
     assert list(store.list(prefix)) == []
 
 
+def test_a_range_holds_the_bytes_that_there_are(store: ObjectStore, prefix: str) -> None:
+    store.put_if_absent(f"{prefix}/object", b"0123456789")
+    assert store.read_range(f"{prefix}/object", 3, 4) == b"3456"
+    assert store.read_range(f"{prefix}/object", 8, 5) == b"89"
+    assert store.read_range(f"{prefix}/object", 10, 5) == b""
+    assert store.read_range(f"{prefix}/object", 0, 0) == b""
+    with pytest.raises(ObjectNotFoundError):
+        store.read_range(f"{prefix}/absent", 0, 1)
+
+
 def test_deleting_twice_is_no_error(store: ObjectStore, prefix: str) -> None:
     store.put_if_absent(f"{prefix}/gone", b"")
     store.delete(f"{prefix}/gone")

@@ -1,12 +1,9 @@
-"""The reference's tiny models in our form: their geometry, and their formula weights under our names.
-
-Shapes: H hidden, F ffn, G key-value groups, Q query heads per group, D head dim.
-"""
+"""The reference's tiny models in our form: their geometry, and their formula weights by the conversion's tables."""
 
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,8 @@ import torch
 
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
 from internvl_trainer.contract.tensors import WholeTensor
+from internvl_trainer.convert import tables, vision
+from internvl_trainer.convert.mapping import Layout, Mapping
 
 FOLDER = Path(__file__).parents[2] / "golden"
 
@@ -76,141 +75,42 @@ def _base(name: str) -> float:
     return float(name.endswith("weight") and ("norm" in name or name == "mlp1.0.weight"))
 
 
-def group_qkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: int) -> torch.Tensor:
-    """Rows of three projections in megatron's order: per group its query heads, then its key, then its value."""
-    return torch.cat([x.reshape(groups, -1, *x.shape[1:]) for x in (q, k, v)], dim=1).flatten(0, 1)
-
-
-def ungroup_qkv(fused: torch.Tensor, groups: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The inverse of `group_qkv`."""
-    per_group = fused.reshape(groups, -1, *fused.shape[1:])
-    queries = per_group.size(1) - 2 * head_dim
-    q, k, v = per_group.split([queries, head_dim, head_dim], dim=1)
-    return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-
-
-def vision_source(geometry: VisionGeometry, prefix: str = "") -> Callable[[WholeTensor], torch.Tensor]:
-    """Values of our vision tensors; `prefix` is what the reference's names begin with."""
-    h, f, side = geometry.hidden, geometry.ffn, geometry.patch_size
-    positions = geometry.patches_per_side**2 + 1
-    whole = {
-        "patch_weight": ("embeddings.patch_embedding.weight", (h, 3, side, side)),
-        "patch_bias": ("embeddings.patch_embedding.bias", (h,)),
-        "class_token": ("embeddings.class_embedding", (h,)),
-        "position": ("embeddings.position_embedding", (positions, h)),
-    }
-    layered = {
-        "ls1": ("ls1", (h,)), "ls2": ("ls2", (h,)),
-        "input_layernorm.weight": ("norm1.weight", (h,)), "input_layernorm.bias": ("norm1.bias", (h,)),
-        "pre_mlp_layernorm.weight": ("norm2.weight", (h,)), "pre_mlp_layernorm.bias": ("norm2.bias", (h,)),
-        "self_attention.linear_qkv.weight": ("attn.qkv.weight", (3 * h, h)),
-        "self_attention.linear_qkv.bias": ("attn.qkv.bias", (3 * h,)),
-        "self_attention.q_layernorm.weight": ("attn.q_norm.weight", (h,)),
-        "self_attention.k_layernorm.weight": ("attn.k_norm.weight", (h,)),
-        "self_attention.linear_proj.weight": ("attn.proj.weight", (h, h)),
-        "self_attention.linear_proj.bias": ("attn.proj.bias", (h,)),
-        "mlp.linear_fc1.weight": ("mlp.fc1.weight", (f, h)), "mlp.linear_fc1.bias": ("mlp.fc1.bias", (f,)),
-        "mlp.linear_fc2.weight": ("mlp.fc2.weight", (h, f)), "mlp.linear_fc2.bias": ("mlp.fc2.bias", (h,)),
-    }  # fmt: skip
-
-    def source(tensor: WholeTensor) -> torch.Tensor:
-        key = tensor.key.removeprefix("vision_model.")
-        if tensor.layer is None:
-            name, shape = whole[key]
-            return formula(prefix + name, *shape)
-        name, shape = layered[key.removeprefix("encoder.layers.")]
-        values = formula(f"{prefix}encoder.layers.{tensor.layer}.{name}", *shape)
-        return group_qkv(*values.chunk(3), geometry.heads) if "qkv" in key else values
-
-    return source
+def vision_source(geometry: VisionGeometry) -> Callable[[WholeTensor], torch.Tensor]:
+    """Values of the tensors of a vision encoder on its own."""
+    return _source(vision.table(geometry).mappings(Layout.NATIVE, bare=True))
 
 
 def model_source(geometry: ModelGeometry) -> Callable[[WholeTensor], torch.Tensor]:
-    """Values of all our tensors."""
-    language, width = geometry.language, geometry.projector_input
-    h, f = language.hidden, language.ffn
-    q, kv = language.heads * language.head_dim, language.kv_heads * language.head_dim
-    vision = vision_source(geometry.vision, "vision_model.")
-    whole = {
-        "projector.norm.weight": ("mlp1.0.weight", (width,)), "projector.norm.bias": ("mlp1.0.bias", (width,)),
-        "projector.linear_in.weight": ("mlp1.1.weight", (h, width)), "projector.linear_in.bias": ("mlp1.1.bias", (h,)),
-        "projector.linear_out.weight": ("mlp1.3.weight", (h, h)), "projector.linear_out.bias": ("mlp1.3.bias", (h,)),
-        "language_model.embedding.word_embeddings.weight": (
-            "language_model.model.embed_tokens.weight", (language.vocab_size, h)
-        ),
-        "language_model.output_layer.weight": ("language_model.lm_head.weight", (language.vocab_size, h)),
-        "language_model.decoder.final_layernorm.weight": ("language_model.model.norm.weight", (h,)),
-    }  # fmt: skip
-    layered = {
-        "input_layernorm.weight": ("input_layernorm.weight", (h,)),
-        "pre_mlp_layernorm.weight": ("post_attention_layernorm.weight", (h,)),
-        "self_attention.linear_proj.weight": ("self_attn.o_proj.weight", (h, q)),
-        "mlp.linear_fc2.weight": ("mlp.down_proj.weight", (h, f)),
-    }
+    """Values of all our tensors; rows that pad the vocabulary are zero."""
+    return _source(tables.mappings(geometry, Layout.NATIVE))
+
+
+def native_gradients(geometry: ModelGeometry, ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients of a single-process model, by its parameters' names, under the reference's names."""
+    by_name = {_parameter(mapping.tensor): mapping for mapping in tables.mappings(geometry, Layout.NATIVE)}
+    found: dict[str, torch.Tensor] = {}
+    for name, gradient in ours.items():
+        mapping = by_name[name]
+        rows = mapping.tensor.shape[0]
+        found |= zip(mapping.names, mapping.split(gradient[:rows]), strict=True)
+    return found
+
+
+def _source(mappings: Iterable[Mapping]) -> Callable[[WholeTensor], torch.Tensor]:
+    by_tensor = {(mapping.tensor.key, mapping.tensor.layer): mapping for mapping in mappings}
 
     def source(tensor: WholeTensor) -> torch.Tensor:
-        if tensor.key.startswith("vision_model."):
-            return vision(tensor)
-        if tensor.layer is None:
-            name, shape = whole[tensor.key]
-            values = formula(name, *shape)
-            return torch.cat([values, values.new_zeros(tensor.shape[0] - shape[0], *shape[1:])])
-        layer = f"language_model.model.layers.{tensor.layer}."
-        key = tensor.key.removeprefix("language_model.decoder.layers.")
-        if key in layered:
-            name, shape = layered[key]
-            return formula(layer + name, *shape)
-        if "linear_fc1" in key:
-            return torch.cat([formula(f"{layer}mlp.{half}_proj.weight", f, h) for half in ("gate", "up")])
-        columns = (h,) if key.endswith("weight") else ()
-        kind = key.rsplit(".", 1)[-1]
-        parts = [formula(f"{layer}self_attn.{x}_proj.{kind}", n, *columns) for x, n in (("q", q), ("k", kv), ("v", kv))]
-        return group_qkv(*parts, language.kv_heads)
+        # A vision encoder on its own leaves out its place in the whole model.
+        key = tensor.key if (tensor.key, tensor.layer) in by_tensor else f"vision_model.{tensor.key}"
+        mapping = by_tensor[key, tensor.layer]
+        parts = [formula(name, *shape) for name, shape in zip(mapping.names, mapping.shapes, strict=True)]
+        values = mapping.merge(parts)
+        padding = tensor.shape[0] - values.size(0)
+        return torch.cat([values, values.new_zeros(padding, *values.shape[1:])]) if padding else values
 
     return source
 
 
-def native_gradients(geometry: ModelGeometry, ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Gradients of a single-process model under the reference's names, vision and language layers included."""
-    language = geometry.language
-    found = {}
-    for name, gradient in ours.items():
-        if "language_model.decoder.layers." in name:
-            _, _, _, layer, key = name.split(".", 4)
-            native = f"language_model.model.layers.{layer}."
-            kind = name.rsplit(".", 1)[-1]
-            if "linear_qkv" in key:
-                parts = ungroup_qkv(gradient, language.kv_heads, language.head_dim)
-                found |= {f"{native}self_attn.{x}_proj.{kind}": part for x, part in zip("qkv", parts, strict=True)}
-            elif "linear_fc1" in key:
-                gate, up = gradient.chunk(2)
-                found |= {f"{native}mlp.gate_proj.weight": gate, f"{native}mlp.up_proj.weight": up}
-            else:
-                names = {
-                    "input_layernorm": "input_layernorm", "pre_mlp_layernorm": "post_attention_layernorm",
-                    "self_attention.linear_proj": "self_attn.o_proj", "mlp.linear_fc2": "mlp.down_proj",
-                }  # fmt: skip
-                found[f"{native}{names[key.rsplit('.', 1)[0]]}.{kind}"] = gradient
-        elif name.startswith("vision_model.encoder."):
-            names = {
-                "input_layernorm": "norm1", "pre_mlp_layernorm": "norm2", "self_attention.linear_qkv": "attn.qkv",
-                "self_attention.linear_proj": "attn.proj", "mlp.linear_fc1": "mlp.fc1", "mlp.linear_fc2": "mlp.fc2",
-            }  # fmt: skip
-            prefix, layer, key = "vision_model.encoder.layers", *name.split(".", 4)[3:]
-            stem, _, kind = key.rpartition(".")
-            found[f"{prefix}.{layer}.{names[stem]}.{kind}" if stem else f"{prefix}.{layer}.{kind}"] = gradient
-        else:
-            others = {
-                "vision_model.patch_weight": "vision_model.embeddings.patch_embedding.weight",
-                "vision_model.patch_bias": "vision_model.embeddings.patch_embedding.bias",
-                "vision_model.class_token": "vision_model.embeddings.class_embedding",
-                "vision_model.position": "vision_model.embeddings.position_embedding",
-                "projector.norm.weight": "mlp1.0.weight", "projector.norm.bias": "mlp1.0.bias",
-                "projector.linear_in.weight": "mlp1.1.weight", "projector.linear_in.bias": "mlp1.1.bias",
-                "projector.linear_out.weight": "mlp1.3.weight", "projector.linear_out.bias": "mlp1.3.bias",
-                "language_model.embedding.word_embeddings.weight": "language_model.model.embed_tokens.weight",
-                "language_model.output_layer.weight": "language_model.lm_head.weight",
-                "language_model.decoder.final_layernorm.weight": "language_model.model.norm.weight",
-            }  # fmt: skip
-            found[others[name]] = gradient
-    return found
+def _parameter(tensor: WholeTensor) -> str:
+    """What a module calls one of its tensors: layers have their number in the name."""
+    return tensor.key if tensor.layer is None else tensor.key.replace("layers.", f"layers.{tensor.layer}.", 1)

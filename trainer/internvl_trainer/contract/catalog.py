@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from internvl_trainer.contract import native_layout
+from internvl_trainer.contract import native_layout, tokens
 from internvl_trainer.contract.base import Component, Contract
 from internvl_trainer.contract.tensors import Shape
 
@@ -50,6 +50,11 @@ class LanguageGeometry(Contract):
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     max_positions: int = 32768
+
+    @property
+    def tokenizer(self) -> tokens.TokenizerFacts:
+        """Special tokens of the family's released tokenizer."""
+        return tokens.of(self.family)
 
 
 class ModelGeometry(Contract):

@@ -7,6 +7,8 @@ of use to a data pipeline or to generation are left alone.
 from collections.abc import Mapping as Fields
 from typing import Any, Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
@@ -98,6 +100,14 @@ def describe(config: Fields[str, Any]) -> Description:
     Raises:
         UnsupportedModelError: names the field, its value, and what could be done.
     """
+    try:
+        return _describe(config)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise UnsupportedModelError(f"config.json gives no geometry: {faults}") from error
+
+
+def _describe(config: Fields[str, Any]) -> Description:
     kind = _need(config, "model_type", "config.json")
     if kind == "internvl_chat":
         return _native(config)
@@ -118,7 +128,7 @@ def describe(config: Fields[str, Any]) -> Description:
 
 def _native(config: Fields[str, Any]) -> Description:
     _demand(config, _WHOLE_NATIVE, "config.json")
-    vision = _vision(_need(config, "vision_config", "config.json"), Layout.NATIVE, "vision_config")
+    vision = _vision(_section(config, "vision_config"), Layout.NATIVE, "vision_config")
     stored = vision.image_size
     if size := config.get("force_image_size"):
         vision = vision.model_copy(update={"image_size": size})
@@ -130,14 +140,14 @@ def _native(config: Fields[str, Any]) -> Description:
 def _transformers(config: Fields[str, Any]) -> Description:
     # Unsaid means tied to the class itself; but a folder without a head is found out by its missing tensor.
     _demand(config, (*_WHOLE_TRANSFORMERS, _IN_A_WHOLE_MODEL), "config.json")
-    vision = _vision(_need(config, "vision_config", "config.json"), Layout.TRANSFORMERS, "vision_config")
+    vision = _vision(_section(config, "vision_config"), Layout.TRANSFORMERS, "vision_config")
     language = _part_of_a_whole(config, "text_config", Layout.TRANSFORMERS)
     ratio = config.get("downsample_ratio", 0.5)
     return Description(Layout.TRANSFORMERS, tuple(Component), vision, language, ratio, vision.image_size)
 
 
 def _part_of_a_whole(config: Fields[str, Any], field: str, layout: Layout) -> LanguageGeometry:
-    language = _need(config, field, "config.json")
+    language = _section(config, field)
     _demand(language, (_IN_A_WHOLE_MODEL,), field)
     kind = _language_type(language, field)
     if kind not in _LANGUAGES_OF[layout]:
@@ -172,7 +182,7 @@ def _vision(config: Fields[str, Any], layout: Layout, where: str) -> VisionGeome
 def _language(config: Fields[str, Any], where: str) -> LanguageGeometry:
     _demand(config, _LANGUAGE, where)
     kind = _language_type(config, where)
-    hidden, heads = _need(config, "hidden_size", where), _need(config, "num_attention_heads", where)
+    hidden, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
     return LanguageGeometry(
         family=_FAMILIES[kind][0],
         layers=_need(config, "num_hidden_layers", where),
@@ -209,6 +219,13 @@ def _rope_theta(config: Fields[str, Any], where: str) -> float:
     return theta
 
 
+def _count(config: Fields[str, Any], field: str, where: str) -> int:
+    value = _need(config, field, where)
+    if not isinstance(value, int) or value < 1:
+        raise UnsupportedModelError(f"{where}: {field} is {value!r}, a positive number was expected")
+    return value
+
+
 def _side(config: Fields[str, Any], field: str, where: str) -> int:
     value = _need(config, field, where)
     sides = {value} if isinstance(value, int) else set(value)
@@ -223,6 +240,13 @@ def _demand(config: Fields[str, Any], demands: tuple[_Demand, ...], where: str) 
         found = config.get(field, value)
         if found != value:
             raise UnsupportedModelError(f"{where}: {field} is {found!r}, only {value!r} can be read; {remedy}")
+
+
+def _section(config: Fields[str, Any], field: str) -> Fields[str, Any]:
+    section = _need(config, field, "config.json")
+    if not isinstance(section, Fields):
+        raise UnsupportedModelError(f"config.json: {field} is {section!r}, a section of fields was expected")
+    return section
 
 
 def _need(config: Fields[str, Any], field: str, where: str) -> Any:

@@ -71,7 +71,7 @@ def image_token_of(model: ModelGeometry) -> int:
     Raises:
         UnsupportedModelError: the model's vocabulary is not the released one.
     """
-    facts = tokens.of(model.language.family)
+    facts = model.language.tokenizer
     if facts.vocab_size != model.language.vocab_size:
         raise UnsupportedModelError(
             f"{model.name} has {model.language.vocab_size} tokens, the released {model.language.family} tokenizer "
@@ -98,7 +98,7 @@ def _native_whole(model: ModelGeometry, dtype: str) -> Document:
         "pad2square": False,
         "ps_version": "v2",
         "select_layer": -1,
-        "template": tokens.of(model.language.family).template,
+        "template": model.language.tokenizer.template,
         "tie_word_embeddings": False,
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
@@ -233,7 +233,7 @@ def _language_sizes(language: LanguageGeometry) -> Document:
 
 def _special_tokens(language: LanguageGeometry) -> Document:
     """Ids that the released tokenizer of the family gives; none where the vocabulary is another one."""
-    facts = tokens.of(language.family)
+    facts = language.tokenizer
     if facts.vocab_size != language.vocab_size:
         return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     return {"bos_token_id": facts.bos, "eos_token_id": facts.turn_end, "pad_token_id": facts.pad}

@@ -67,6 +67,17 @@ def test_what_goes_up_comes_down_with_its_digests(root: str, tmp_path: Path) -> 
     assert (tmp_path / "deep" / "target").read_bytes() == source.read_bytes()
 
 
+def test_a_range_holds_the_bytes_that_there_are(root: str) -> None:
+    store = open_store()
+    store.put_if_absent(f"{root}/object", b"0123456789")
+    assert store.read_range(f"{root}/object", 3, 4) == b"3456"
+    assert store.read_range(f"{root}/object", 8, 5) == b"89"
+    assert store.read_range(f"{root}/object", 10, 5) == b""
+    assert store.read_range(f"{root}/object", 0, 0) == b""
+    with pytest.raises(ObjectNotFoundError, match="does not exist"):
+        store.read_range(f"{root}/absent", 0, 1)
+
+
 def test_a_listing_shows_what_begins_with_the_prefix(root: str) -> None:
     store = open_store()
     for name in ("b/2", "b/1", "bc", "a"):
