@@ -70,10 +70,18 @@ def test_earlier_stages_stop_long_before_their_schedule_ends(name: str) -> None:
         assert (job.warmup_steps, job.schedule_steps or job.steps) == (100, 100_000)
 
 
+def test_first_stages_read_as_many_tokens_as_the_report_says() -> None:
+    billions = [recipe.of(name).stages[0].reported_tokens / 1e9 for name in RELEASED]
+    assert billions == [191, 277, 164, 22, 31, 107, 76]
+    assert recipe.of("InternVL2_5-8B").stage("stage1.5").reported_tokens == 76e9
+    assert recipe.of("InternVL2_5-26B").stage("stage1.5").reported_tokens == 146e9
+
+
 def test_small_models_are_decayed_less_and_large_encoders_dropped_more() -> None:
     for name in RELEASED:
         tuning = recipe.of(name).stage("stage2")
-        assert tuning.weight_decay == (0.01 if name[-3:] in ("-1B", "-2B", "-4B") else 0.05)
+        decays = {stage.weight_decay for stage in recipe.of(name).stages}
+        assert decays == {0.01 if name[-3:] in ("-1B", "-2B", "-4B") else 0.05}
         large = catalog.get(name).vision == catalog.INTERN_VIT_6B
         assert (tuning.drop_path, tuning.peak_lr) == ((0.4, 2e-5) if large else (0.1, 4e-5))
 

@@ -122,11 +122,11 @@ class QKVPerHead:
     def merge(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """[3 N D, ...] by q, k, v -> [N 3 D, ...]."""
         (fused,) = parts
-        return fused.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        return fused.reshape(3, self.heads, -1, *fused.shape[1:]).transpose(0, 1).flatten(0, 2)
 
     def split(self, ours: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """[N 3 D, ...] -> [3 N D, ...] by q, k, v."""
-        return (ours.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2),)
+        return (ours.reshape(self.heads, 3, -1, *ours.shape[1:]).transpose(0, 1).flatten(0, 2),)
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,12 @@ class GroupedQKV:
 
     def merge(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """q [N D, ...], k and v [G D, ...] -> [(N + 2 G) D, ...]."""
-        return torch.cat([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(0, 1)
+        grouped = [part.reshape(self.groups, -1, *part.shape[1:]) for part in parts]
+        return torch.cat(grouped, dim=1).flatten(0, 1)
 
     def split(self, ours: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """[(N + 2 G) D, ...] -> q [N D, ...], k and v [G D, ...]."""
-        grouped = ours.unflatten(0, (self.groups, -1))
+        grouped = ours.reshape(self.groups, -1, *ours.shape[1:])
         queries = grouped.size(1) - 2 * self.head_dim
-        parts = grouped.split([queries, self.head_dim, self.head_dim], dim=1)
+        parts = torch.split(grouped, [queries, self.head_dim, self.head_dim], dim=1)
         return tuple(part.flatten(0, 1) for part in parts)

@@ -11,14 +11,13 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
 from internvl_trainer.convert.errors import UnsupportedModelError
 from internvl_trainer.convert.mapping import Layout
+from internvl_trainer.model.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 type Document = dict[str, Any]
 
 MAX_TILES = 12
 """`max_dynamic_patch` of the released models."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PROJECTOR_NORM_EPS = 1e-5
 """What both implementations have written into their code."""
 

@@ -22,7 +22,7 @@ from internvl_trainer.convert.safetensors_file import TensorSpec
 from internvl_trainer.convert.write_config import documents
 from internvl_trainer.convert.write_folder import plan_shards, write_folder
 from internvl_trainer.storage import open_store
-from tests.unit.trainer.convert.models import MODELS, values, write
+from tests.unit.trainer.convert.models import MODELS, PLAIN_VIT, values, write
 
 pytestmark = pytest.mark.unit
 
@@ -58,6 +58,15 @@ def test_what_is_written_is_read_bit_for_bit(
         merged = folder.merged(mapping)
         assert merged.dtype == dtype
         assert torch.equal(merged, ours[mapping.tensor.key, mapping.tensor.layer]), mapping.tensor
+
+
+@pytest.mark.parametrize("address", ["{}", "{}/", "file://{}"])
+def test_a_folder_is_found_however_its_address_is_written(address: str, tmp_path: Path) -> None:
+    write(tmp_path / "InternVL", MODEL, Layout.NATIVE)
+    folder = HuggingFaceFolder(address.format(tmp_path / "InternVL"), open_store())
+    folder.check(tables.mappings(MODEL, Layout.NATIVE))
+    assert folder.name == "InternVL"
+    assert folder.read("mlp1.0.bias").shape == (MODEL.projector_input,)
 
 
 def test_shards_are_what_the_library_and_the_index_say(tmp_path: Path) -> None:
@@ -160,6 +169,9 @@ def test_missing_and_left_over_tensors_are_named_before_anything_is_read(tmp_pat
     folder = opened(stored(tmp_path / "hf", tensors))
     with pytest.raises(MissingTensorError, match=r"lacks encoder\.layers\.1\.ls2 and also has .*lora_A.*adapters"):
         folder.check(mappings)
+    tensors["encoder.layers.1.ls2"] = torch.zeros(PLAIN_VIT.hidden)
+    with pytest.raises(MissingTensorError, match=r"hf2 also has encoder\.layers\.1\.lora_A\.weight;"):
+        opened(stored(tmp_path / "hf2", tensors)).check(mappings)
     with pytest.raises(MissingTensorError, match=r"has no tensor encoder\.layers\.1\.ls2"):
         folder.read("encoder.layers.1.ls2")
 
