@@ -123,8 +123,14 @@ class HuggingFaceFolder:
         for file in self._files():
             read = partial(self._store.read_range, f"{self.uri}/{file}")
             for name, stored in read_header(file, self._size(file), read).items():
-                if not name.endswith(_DERIVED):
-                    found[self._canonical(name)] = stored
+                if name.endswith(_DERIVED):
+                    continue
+                if (canonical := self._canonical(name)) in found:
+                    raise FolderError(
+                        f"{self.uri} holds tensor {canonical} twice, in {found[canonical].file} and in {file}; "
+                        "remove the file that does not belong to the model"
+                    )
+                found[canonical] = stored
         return found
 
     def _files(self) -> Iterator[str]:

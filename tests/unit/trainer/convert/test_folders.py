@@ -159,6 +159,13 @@ def test_the_names_of_the_classes_are_read_as_those_of_saved_files(tmp_path: Pat
     assert sorted(folder.tensors) == sorted(filter(None, names.values()))
 
 
+def test_a_tensor_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    config = documents(MODEL, Layout.TRANSFORMERS, image_token=5)["config.json"]
+    twice = {name: values((2,), 1) for name in ("lm_head.weight", "language_model.lm_head.weight")}
+    with pytest.raises(FolderError, match=r"holds tensor language_model\.lm_head\.weight twice"):
+        opened(stored(tmp_path / "hf", twice, config))
+
+
 def test_missing_and_left_over_tensors_are_named_before_anything_is_read(tmp_path: Path) -> None:
     mappings = list(tables.bare_mappings(MODEL, Component.VISION))
     tensors = {
