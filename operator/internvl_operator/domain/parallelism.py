@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from pydantic.alias_generators import to_camel
+
 from internvl_operator.api.reasons import Reason
 from internvl_operator.api.spec import ParallelismSpec, StageSpec, TrainingSpec
 from internvl_operator.domain.problems import SpecProblem
@@ -67,8 +69,8 @@ def layout(sizes: Sizes, model: ModelGeometry) -> tuple[ParallelLayout | None, l
 def _model_problems(sizes: Sizes, model: ModelGeometry) -> list[SpecProblem]:
     grid = ParallelLayout(tensor=sizes.parallelism.tensor, pipeline=sizes.parallelism.pipeline)
     return [
-        _problem(f"{sizes.field}.{problem.axis}", f"{model.name}: {problem}")
-        for problem in layout_problems(model, grid)
+        _problem(f"{sizes.field}.{to_camel(problem.axis)}", f"{model.name}: {problem}")
+        for problem in layout_problems(model, grid, partition(sizes))
     ]
 
 

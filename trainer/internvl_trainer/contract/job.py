@@ -5,7 +5,7 @@ Nothing in it is secret: credentials for the object store come from the environm
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from internvl_trainer.contract.base import Component, Contract, RunIdentity
 from internvl_trainer.contract.catalog import ModelGeometry
@@ -56,7 +56,7 @@ class PartitionConfig(Contract):
     sequence: bool = Field(
         default=False, description="sequence parallelism: the language model's norms and residuals are shared, too"
     )
-    pipeline_layers: tuple[int, ...] | None = Field(
+    pipeline_layers: tuple[NonNegativeInt, ...] | None = Field(
         default=None, description="language layers of each pipeline stage; absent: computed from their cost"
     )
 

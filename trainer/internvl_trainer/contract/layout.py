@@ -5,16 +5,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.job import PartitionConfig
 from internvl_trainer.contract.manifest import ParallelLayout
 
-Axis = Literal["tensor", "pipeline"]
+
+@dataclass(frozen=True)
+class SplitProblem:
+    """Layers of a language model that pipeline stages cannot be filled with as asked for."""
+
+    axis: Literal["pipeline", "pipeline_layers"]
+    """The field of the layout, or of the partition, that is wrong."""
+    reason: str
+    """What is wrong, and what would be right."""
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True)
 class LayoutProblem:
     """One count of a model that an axis of the process grid cannot share evenly."""
 
-    axis: Axis
+    axis: Literal["tensor"]
     """The field of the layout that is wrong."""
     field: str
     """The field of the geometry that it does not divide, such as `vision.heads`."""
@@ -32,19 +44,23 @@ class LayoutProblem:
         )
 
 
-def layout_problems(model: ModelGeometry, layout: ParallelLayout) -> tuple[LayoutProblem, ...]:
+def layout_problems(
+    model: ModelGeometry,
+    layout: ParallelLayout,
+    partition: PartitionConfig = PartitionConfig(),  # noqa: B008  (frozen)
+) -> tuple[LayoutProblem | SplitProblem, ...]:
     """All that keeps a model from being cut to a process grid; empty where it can be.
 
     Tensor parallelism splits heads and MLP channels of vision encoder and language model alike, and either splits the
-    key-value heads or repeats each of them on equally many ranks. Pipeline parallelism gives each stage equally many
-    language layers; the vision encoder is on the first stage, whole.
+    key-value heads or repeats each of them on equally many ranks. Pipeline parallelism gives each stage some language
+    layers in a row, not always equally many; the vision encoder is on the first stage, whole, and may be all of it.
     """
-    axes: tuple[tuple[Axis, int], ...] = (("tensor", layout.tensor), ("pipeline", layout.pipeline))
-    problems = []
-    for axis, size in axes:
-        for cut in _cuts(model, axis):
-            if not cut.fits(cut.value, size):
-                problems.append(LayoutProblem(axis, cut.field, cut.what, cut.value, size, _allowed(model, axis)))
+    problems: list[LayoutProblem | SplitProblem] = []
+    for cut in _cuts(model):
+        if not cut.fits(cut.value, layout.tensor):
+            allowed = _allowed(model)
+            problems.append(LayoutProblem("tensor", cut.field, cut.what, cut.value, layout.tensor, allowed))
+    problems.extend(_pipeline_problems(model.language.layers, layout.pipeline, partition.pipeline_layers))
     return tuple(problems)
 
 
@@ -56,10 +72,8 @@ class _Cut:
     fits: Callable[[int, int], bool]
 
 
-def _cuts(model: ModelGeometry, axis: Axis) -> list[_Cut]:
+def _cuts(model: ModelGeometry) -> list[_Cut]:
     vision, language = model.vision, model.language
-    if axis == "pipeline":
-        return [_Cut("language.layers", "layers of the language model", language.layers, _divides)]
     return [
         _Cut("vision.heads", "attention heads of the vision encoder", vision.heads, _divides),
         _Cut("vision.ffn", "MLP channels of the vision encoder", vision.ffn, _divides),
@@ -69,8 +83,8 @@ def _cuts(model: ModelGeometry, axis: Axis) -> list[_Cut]:
     ]
 
 
-def _allowed(model: ModelGeometry, axis: Axis) -> tuple[int, ...]:
-    cuts = _cuts(model, axis)
+def _allowed(model: ModelGeometry) -> tuple[int, ...]:
+    cuts = _cuts(model)
     most = min(cut.value for cut in cuts if cut.fits is _divides)
     return tuple(size for size in range(1, most + 1) if all(cut.fits(cut.value, size) for cut in cuts))
 
@@ -81,3 +95,35 @@ def _divides(value: int, size: int) -> bool:
 
 def _divides_or_repeats(value: int, size: int) -> bool:
     return max(value, size) % min(value, size) == 0
+
+
+def _pipeline_problems(layers: int, stages: int, asked: tuple[int, ...] | None) -> list[SplitProblem]:
+    problems = []
+    if stages > layers + 1:
+        problems.append(
+            SplitProblem(
+                "pipeline",
+                f"{stages} pipeline stages are more than the vision encoder and the {layers} layers of the language "
+                f"model (language.layers) can fill; pipeline can be 1 to {layers + 1}",
+            )
+        )
+    if asked is None:
+        return problems
+    listed = ", ".join(map(str, asked))
+    if len(asked) != stages:
+        problems.append(
+            SplitProblem(
+                "pipeline_layers",
+                f"[{listed}] has {len(asked)} numbers for {stages} pipeline stages; give each stage its number of "
+                "language layers, or leave all out to have them computed",
+            )
+        )
+    if sum(asked) != layers:
+        problems.append(
+            SplitProblem(
+                "pipeline_layers",
+                f"[{listed}] has the sum {sum(asked)}, but the language model has {layers} layers (language.layers); "
+                "give numbers that add up to them, or leave all out to have them computed",
+            )
+        )
+    return problems

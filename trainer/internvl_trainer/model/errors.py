@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.contract.layout import LayoutProblem
+from internvl_trainer.contract.layout import LayoutProblem, SplitProblem
 
 
 class LayoutError(ValueError):
@@ -12,7 +12,7 @@ class LayoutError(ValueError):
 
     exit_code: ClassVar[ExitCode] = ExitCode.INVALID_CONFIG
 
-    def __init__(self, model: str, problems: Iterable[LayoutProblem]) -> None:
+    def __init__(self, model: str, problems: Iterable[LayoutProblem | SplitProblem]) -> None:
         super().__init__(f"{model}: " + "; ".join(map(str, problems)))
 
 
