@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
@@ -21,10 +20,9 @@ from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.protocol import StepResult
 from internvl_trainer.inference.generate import Question
 from internvl_trainer.inference.load import opened
-from internvl_trainer.model.config import ModelConfigs, model_configs
 from internvl_trainer.storage import open_store
 from internvl_trainer.train.main import run
-from tests.integration.trainer.packs import IMAGE, pack
+from tests.integration.trainer.packs import IMAGE, Images, pack
 
 RATE = 1e-3
 
@@ -46,35 +44,30 @@ class Training(NamedTuple):
     """Components with optimizer state."""
 
 
-def train(place: Place, jobs: list[JobConfig], steps: int) -> list[Training]:
+def train(place: Place, jobs: list[JobConfig], steps: int, images: Images = "mixed") -> list[Training]:
     """Train each job from its own random start, on packs by formula."""
-    return [_train_one(place, job, steps) for job in jobs]
+    return [_train_one(place, job, steps, images) for job in jobs]
 
 
-def _train_one(place: Place, job: JobConfig, steps: int) -> Training:
+def train_on_all_kinds(place: Place, jobs: list[JobConfig], steps: dict[Images, int]) -> dict[Images, list[Training]]:
+    """The same for each kind of packs."""
+    return {images: train(place, jobs, count, images) for images, count in steps.items()}
+
+
+def _train_one(place: Place, job: JobConfig, steps: int, images: Images) -> Training:
     engine = MegatronEngine(job, place, image_token=IMAGE)
     before = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
-    results = [step(engine, place, job, number) for number in range(steps)]
+    results = [step(engine, place, job, number, images) for number in range(steps)]
     moved = {name for name, weight in engine.model.named_parameters() if not torch.equal(before[name], weight)}
     state = nested_values(engine.sharded_optimizer_state(is_loading=False))
     keys = [value.key.split(".", 3)[3] for value in state if isinstance(value, ShardedTensor)]
     return Training(results, {name.split(".")[0] for name in moved}, {key.split(".")[0] for key in keys})
 
 
-def train_with_recompute(place: Place, job: JobConfig, steps: int) -> Training:
-    """The same, with each layer run again in the backward pass, as on accelerators."""
-
-    def recomputing(*inputs: Any, **options: Any) -> ModelConfigs:
-        return model_configs(*inputs, **options | {"recompute": True})
-
-    with mock.patch("internvl_trainer.engine.megatron.model_configs", recomputing):
-        return _train_one(place, job, steps)
-
-
-def step(engine: MegatronEngine, place: Place, job: JobConfig, number: int) -> StepResult:
+def step(engine: MegatronEngine, place: Place, job: JobConfig, number: int, images: Images = "mixed") -> StepResult:
     """One step on this rank's packs of the global order."""
     indices = place.pack_indices(number, job.optimization.global_batch)
-    packs = [pack(index, job.model, with_tiles=place.needs_tiles) for index in indices]
+    packs = [pack(index, job.model, with_tiles=place.needs_tiles, images=images) for index in indices]
     return engine.train_step(packs, RATE, number)
 
 

@@ -56,6 +56,7 @@ def job(world: Path, store: Path | str, *, stage: str = "stage-1", attempt: int 
             "attempt": attempt,
             "model": MODELS["tiny-8b-like"].model_dump(),
             "layout": {"tensor": 1, "pipeline": 1, "data": 1},
+            "recompute": {"vision": "none", "language": "none"},
             "trainable": ("vision", "projector", "language"),
             "data": {
                 "meta": f"file://{world}/meta.json",

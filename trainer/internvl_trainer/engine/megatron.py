@@ -69,7 +69,7 @@ class MegatronEngine:
         on_cuda = torch.cuda.is_available()
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
         dtype = DTYPES[job.optimization.precision]
-        configs = model_configs(job.model, job.layout, dtype=dtype, recompute=on_cuda)
+        configs = model_configs(job.model, job.layout, partition=job.partition, recompute=job.recompute, dtype=dtype)
         self.attention = attention.select(job.attention, job.model, self._device, dtype)
         self.model = InternVLModel(job.model, configs, job.optimization.drop_path, self.attention)
         self.model.train()

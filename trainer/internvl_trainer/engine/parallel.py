@@ -80,7 +80,11 @@ def _backend() -> str:
 
 def _join_grid(layout: ParallelLayout) -> Place:
     from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
+    # Under sequence parallelism megatron draws from random states per rank, which this tracker says there are none of:
+    # nothing here draws from them. Drop path has draws of its own, and there is no dropout.
+    initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,

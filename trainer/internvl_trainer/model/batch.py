@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
+from torch.nn.functional import pad
 
 from internvl_trainer.model.droppath import DropPathPlace
 
@@ -36,6 +37,24 @@ class MicroBatch:
     def with_tiles(self, tiles_NPPC: torch.Tensor) -> "MicroBatch":
         """The same pack with these tiles."""
         return replace(self, tiles_NPPC=tiles_NPPC)
+
+    def padded(self, multiple: int) -> "MicroBatch":
+        """The same pack, as long as a multiple of `multiple`.
+
+        What is added is a segment of its own, without labels and weights: no token of the pack sees it, and it takes
+        part in no loss.
+        """
+        missing = -len(self.tokens_S) % multiple
+        if not missing:
+            return self
+        return replace(
+            self,
+            tokens_S=pad(self.tokens_S, (0, missing)),
+            labels_S=pad(self.labels_S, (0, missing), value=IGNORED),
+            weights_S=pad(self.weights_S, (0, missing)),
+            cu_seqlens=torch.cat([self.cu_seqlens, self.cu_seqlens[-1:] + missing]),
+            longest=max(self.longest, missing),
+        )
 
     @property
     def packed(self) -> PackedSeqParams:

@@ -6,6 +6,7 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
+from internvl_trainer.contract.job import PartitionConfig, RecomputeConfig
 from internvl_trainer.contract.layout import layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
 from internvl_trainer.model.errors import LayoutError
@@ -17,28 +18,40 @@ class ModelConfigs(NamedTuple):
     vision: TransformerConfig
     projector: TransformerConfig
     language: TransformerConfig
+    from_pixels: bool = False
+    """Whether a trained vision encoder, with the projector behind it, keeps nothing but its tiles for the backward."""
+
+
+KEEP_ALL = RecomputeConfig(vision="none", language="none")
+"""Nothing is computed twice: what a pass without gradients wants, and models so small that memory does not matter."""
 
 
 def model_configs(
-    geometry: ModelGeometry, layout: ParallelLayout, *, dtype: torch.dtype = torch.float32, recompute: bool = False
+    geometry: ModelGeometry,
+    layout: ParallelLayout,
+    *,
+    partition: PartitionConfig = PartitionConfig(),  # noqa: B008  (frozen)
+    dtype: torch.dtype = torch.float32,
+    recompute: RecomputeConfig = KEEP_ALL,
 ) -> ModelConfigs:
     """Configurations for one model on one process grid.
 
     Args:
         geometry: which model.
         layout: sizes of the tensor, pipeline and data axes.
+        partition: how the model is cut to them. Language layers are spread evenly where it does not say how.
         dtype: of parameters and activations, float32 or bfloat16.
-        recompute: keep each layer's input only and run the layer again in the backward pass.
+        recompute: what is computed again in the backward pass; `whole` implies `layers` while that pass runs.
 
     Raises:
         LayoutError: the model cannot be cut that way; names each count, the axis and its possible sizes.
     """
-    problems = layout_problems(geometry, layout)
+    problems = layout_problems(geometry, layout, partition)
     if problems:
         raise LayoutError(geometry.name, problems)
-    shared = _shared(layout, dtype, recompute)
+    shared = _shared(layout, dtype)
     return ModelConfigs(
-        vision=_vision(geometry.vision, shared),
+        vision=_vision(geometry.vision, shared | _recompute(recompute.vision)),
         projector=TransformerConfig(
             num_layers=1,
             hidden_size=geometry.language.hidden,
@@ -47,7 +60,8 @@ def model_configs(
             add_bias_linear=True,
             **shared,
         ),
-        language=_language(geometry.language, layout, shared, dtype),
+        language=_language(geometry.language, layout, partition, shared | _recompute(recompute.language)),
+        from_pixels=recompute.vision == "whole",
     )
 
 
@@ -57,8 +71,8 @@ def padded_vocab_size(vocab_size: int, tensor: int, multiple: int = 128) -> int:
     return -(-vocab_size // unit) * unit
 
 
-def _shared(layout: ParallelLayout, dtype: torch.dtype, recompute: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {
+def _shared(layout: ParallelLayout, dtype: torch.dtype) -> dict[str, Any]:
+    return {
         "params_dtype": dtype,
         "bf16": dtype is torch.bfloat16,
         "tensor_model_parallel_size": layout.tensor,
@@ -74,9 +88,13 @@ def _shared(layout: ParallelLayout, dtype: torch.dtype, recompute: bool) -> dict
         "persist_layer_norm": False,
         "gradient_accumulation_fusion": False,
     }
-    if recompute:
-        options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    return options
+
+
+def _recompute(what: str) -> dict[str, Any]:
+    """Keep each layer's input only, or everything."""
+    if what == "none":
+        return {}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
 def _vision(geometry: VisionGeometry, shared: dict[str, Any]) -> TransformerConfig:
@@ -95,8 +113,21 @@ def _vision(geometry: VisionGeometry, shared: dict[str, Any]) -> TransformerConf
     )
 
 
+def _stages(layers: tuple[int, ...]) -> list[list[str]]:
+    """What each pipeline stage holds of the language model, in megatron's words."""
+    stages = [["decoder"] * count for count in layers]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
+    return stages
+
+
+def _even(layers: int, stages: int) -> tuple[int, ...]:
+    """As many layers for each stage, odd ones at the end: earlier stages keep activations of more micro-batches."""
+    return tuple(layers // stages + (stage >= stages - layers % stages) for stage in range(stages))
+
+
 def _language(
-    geometry: LanguageGeometry, layout: ParallelLayout, shared: dict[str, Any], dtype: torch.dtype
+    geometry: LanguageGeometry, layout: ParallelLayout, partition: PartitionConfig, shared: dict[str, Any]
 ) -> TransformerConfig:
     return TransformerConfig(
         num_layers=geometry.layers,
@@ -112,7 +143,10 @@ def _language(
         add_bias_linear=False,
         add_qkv_bias=geometry.qkv_bias,
         pipeline_model_parallel_size=layout.pipeline,
-        pipeline_dtype=dtype,
+        pipeline_model_parallel_layout=_stages(partition.pipeline_layers or _even(geometry.layers, layout.pipeline)),
+        pipeline_dtype=shared["params_dtype"],
+        # On one rank there is nothing to share: there it is the same as without.
+        sequence_parallel=partition.sequence and layout.tensor > 1,
         # Packs differ in length, so stages tell each other the shape of what they send.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",  # unused, but megatron refuses its default beside variable lengths

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.enums import ModelType
+from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
+from torch.utils.checkpoint import checkpoint
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
@@ -46,6 +48,7 @@ class InternVLModel(MegatronModule):
     ):
         super().__init__(configs.language)
         self.geometry = geometry
+        self.from_pixels = configs.from_pixels
         self.pre_process = parallel_state.is_pipeline_first_stage()
         self.post_process = parallel_state.is_pipeline_last_stage()
         self.tp_group = parallel_state.get_tensor_model_parallel_group()
@@ -97,8 +100,18 @@ class InternVLModel(MegatronModule):
         if tiles_NPPC is None or not len(tiles_NPPC):
             side = self.geometry.vision.image_size
             tiles_NPPC = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=self.vision_model.position.device)
-        pixels_NCPP = normalise_tiles(tiles_NPPC, self.config.params_dtype)
         trained = any(parameter.requires_grad for parameter in self.vision_model.parameters())
+        if self.from_pixels and trained and torch.is_grad_enabled():
+            # The projector is inside, as it would keep the encoder's output. Nothing in it draws random numbers.
+            visual_TH: torch.Tensor = checkpoint(
+                self._see, tiles_NPPC, place, trained, use_reentrant=False, preserve_rng_state=False
+            )
+            return visual_TH
+        return self._see(tiles_NPPC, place, trained)
+
+    def _see(self, tiles_NPPC: torch.Tensor, place: DropPathPlace | None, trained: bool) -> torch.Tensor:
+        """Vision encoder and projector."""
+        pixels_NCPP = normalise_tiles(tiles_NPPC, self.config.params_dtype)
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             # Drop path is a regulariser of a trained encoder; a frozen one is a fixed function.
             grid_NGGH = self.vision_model.grid_features(pixels_NCPP, place if trained else None)
@@ -122,6 +135,8 @@ class InternVLModel(MegatronModule):
     def _run_language_model(
         self, batch: MicroBatch, visual_TH: torch.Tensor | None, head: SupervisedLoss | LogitsAt
     ) -> torch.Tensor:
+        if self.config.sequence_parallel:
+            batch = batch.padded(self.tp_group.size())
         tokens_1S = batch.tokens_S[None]
         return self.language_model(
             tokens_1S,
@@ -133,11 +148,18 @@ class InternVLModel(MegatronModule):
         )
 
     def _embed(self, tokens_1S: torch.Tensor, batch: MicroBatch, visual_TH: torch.Tensor | None) -> torch.Tensor:
-        """Token embeddings [S, 1, H] with visual tokens in place of the `<IMG_CONTEXT>` placeholders."""
+        """Token embeddings [S, 1, H] with visual tokens in place of the `<IMG_CONTEXT>` placeholders.
+
+        Under sequence parallelism each rank gets the whole, so that visual tokens find their places, and keeps its
+        part: [S / ranks, 1, H].
+        """
         embedded_S1H = self.language_model.embedding(input_ids=tokens_1S, position_ids=None)
         if visual_TH is None:
             visual_TH = self.visual_tokens(batch.tiles_NPPC, batch.place)
         # A pack without images has run a blank tile: taking its first zero tokens keeps vision encoder and projector
         # in the graph, with gradients that are exactly zero, so that all ranks and all packs do the same collectives.
         visual_TH = visual_TH[: batch.image_positions.numel()]
-        return embedded_S1H.index_copy(0, batch.image_positions, visual_TH[:, None].to(embedded_S1H.dtype))
+        merged_S1H = embedded_S1H.index_copy(0, batch.image_positions, visual_TH[:, None].to(embedded_S1H.dtype))
+        if not self.config.sequence_parallel:
+            return merged_S1H
+        return scatter_to_sequence_parallel_region(merged_S1H, group=self.tp_group)

@@ -68,6 +68,8 @@ def build_language_model(
         share_embeddings_and_output_weights=False,
         position_embedding_type="rope",
         rotary_base=geometry.rope_theta,
+        # InternVLModel puts visual tokens among the embedded ones first.
+        scatter_embedding_sequence_parallel=False,
         pg_collection=groups,
     )
 
@@ -109,7 +111,14 @@ def logits_at(
     hidden_S1H: torch.Tensor, output_layer: ColumnParallelLinear, positions_K: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
     """This rank's logits [K, 1, V] in float32 at some positions, -inf in the columns that only pad the vocabulary."""
-    logits_K1V, _ = output_layer(hidden_S1H.index_select(0, positions_K))
+    if output_layer.sequence_parallel:
+        hidden_S1H = tensor_parallel.gather_from_sequence_parallel_region(hidden_S1H, group=output_layer.tp_group)
+        hidden_K1H = hidden_S1H.index_select(0, positions_K)
+    else:
+        hidden_K1H = tensor_parallel.copy_to_tensor_model_parallel_region(
+            hidden_S1H.index_select(0, positions_K), group=output_layer.tp_group
+        )
+    logits_K1V = torch.nn.functional.linear(hidden_K1H, output_layer.weight)
     columns = logits_K1V.size(-1)
     real = min(max(vocab_size - columns * output_layer.tp_group.rank(), 0), columns)
     logits_K1V = logits_K1V.float()
