@@ -7,48 +7,56 @@ from pathlib import Path
 import pytest
 
 from internvl_trainer.contract.base import Component
-from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.job import JobConfig, PartitionConfig
 from internvl_trainer.contract.manifest import ParallelLayout
 from tests.integration.trainer import cases
 from tests.integration.trainer.cases import Training
 from tests.integration.trainer.grid import on_grid
+from tests.integration.trainer.packs import Images
 from tests.integration.trainer.world import job
 
 pytestmark = pytest.mark.integration
 
 SINGLE = ParallelLayout()
-GRIDS = [ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, data=2), ParallelLayout(tensor=2, data=2)]
+SEQUENCE = PartitionConfig(sequence=True)
+GRIDS = [
+    pytest.param(ParallelLayout(tensor=2, pipeline=2), PartitionConfig(), id="tp2-pp2"),
+    pytest.param(ParallelLayout(pipeline=2, data=2), PartitionConfig(), id="pp2-dp2"),
+    pytest.param(ParallelLayout(tensor=2, data=2), SEQUENCE, id="tp2-dp2-sequence"),
+]
 FREEZES = [parts for size in (1, 2, 3) for parts in combinations(Component, size)]
-STEPS = 3
+STEPS: dict[Images, int] = {"mixed": 3, "always": 1, "never": 1}
 
 
-def jobs(layout: ParallelLayout, folder: Path) -> list[JobConfig]:
-    """One job per choice of trainable components, with drop path, on packs with and without images."""
-    settings = {"global_batch": 4, "drop_path": 0.3, "steps": STEPS}
-    return [
-        job(folder, folder, layout=layout.model_dump(), trainable=parts, optimization=settings) for parts in FREEZES
-    ]
+def jobs(layout: ParallelLayout, folder: Path, partition: PartitionConfig = PartitionConfig()) -> list[JobConfig]:  # noqa: B008
+    """One job per choice of trainable components, with drop path."""
+    settings = {"global_batch": 4, "drop_path": 0.3, "steps": STEPS["mixed"]}
+    cut = {"layout": layout.model_dump(), "partition": partition.model_dump()}
+    return [job(folder, folder, **cut, trainable=parts, optimization=settings) for parts in FREEZES]
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> list[Training]:
-    """The same jobs in one process."""
-    (trained,) = on_grid(SINGLE, cases.train, jobs(SINGLE, tmp_path_factory.mktemp("single")), STEPS)
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[Images, list[Training]]:
+    """The same jobs in one process, on packs with, without, and with and without images."""
+    (trained,) = on_grid(SINGLE, cases.train_on_all_kinds, jobs(SINGLE, tmp_path_factory.mktemp("single")), STEPS)
     return trained
 
 
-def shape(layout: ParallelLayout) -> str:
-    return f"tp{layout.tensor}-pp{layout.pipeline}-dp{layout.data}"
+@pytest.fixture(scope="module")
+def reference(references: dict[Images, list[Training]]) -> list[Training]:
+    return references["mixed"]
 
 
-@pytest.mark.parametrize("layout", GRIDS, ids=shape)
-def test_losses_and_gradient_norms_do_not_depend_on_the_grid(
-    layout: ParallelLayout, reference: list[Training], tmp_path: Path
+@pytest.mark.parametrize(("layout", "partition"), GRIDS)
+def test_whatever_is_trained_and_wherever_images_are_all_grids_do_the_same(
+    layout: ParallelLayout, partition: PartitionConfig, references: dict[Images, list[Training]], tmp_path: Path
 ) -> None:
-    per_rank = on_grid(layout, cases.train, jobs(layout, tmp_path), STEPS)
-    for number, expected in enumerate(reference):
-        for trained in (rank[number] for rank in per_rank):
-            for ours, theirs in zip(trained.steps, expected.steps, strict=True):
+    per_rank = on_grid(layout, cases.train_on_all_kinds, jobs(layout, tmp_path, partition), STEPS)
+    for trained in per_rank:
+        for images, expected in references.items():
+            steps = [step for each in trained[images] for step in each.steps]
+            assert len(steps) == len(FREEZES) * STEPS[images]
+            for ours, theirs in zip(steps, (step for each in expected for step in each.steps), strict=True):
                 assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
                 assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=5e-5)
                 assert (ours.tokens, ours.tiles) == (theirs.tokens, theirs.tiles)
@@ -82,25 +90,27 @@ def test_a_loss_that_is_no_number_stops_all_ranks_before_anything_moves(tmp_path
     assert answers == [("NonFiniteLossError", True)] * 4
 
 
-def test_a_pack_that_lacks_placeholders_stops_all_ranks_and_is_named_by_its_own(tmp_path: Path) -> None:
-    layout = ParallelLayout(tensor=2, data=2)
+@pytest.mark.parametrize(
+    ("layout", "at_fault"),
+    [(ParallelLayout(tensor=2, data=2), [2, 3]), (ParallelLayout(pipeline=2, data=2), [1, 3])],
+    ids=["tp2-dp2", "pp2-dp2"],
+)
+def test_a_pack_that_lacks_placeholders_stops_all_ranks_and_is_named_by_its_own(
+    layout: ParallelLayout, at_fault: list[int], tmp_path: Path
+) -> None:
     said = on_grid(layout, cases.meet_a_wrong_pack, job(tmp_path, tmp_path, layout=layout.model_dump()))
-    assert said[:2] == ["PeerRejectedBatchError"] * 2
-    assert all("pack 1 has 47 <IMG_CONTEXT> placeholders" in words and "pack-1-sample-0" in words for words in said[2:])
-
-
-def test_recompute_changes_nothing_not_even_what_drop_path_drops(reference: list[Training], tmp_path: Path) -> None:
-    layout = ParallelLayout(tensor=2)
-    for trained in on_grid(layout, cases.train_with_recompute, jobs(layout, tmp_path)[-1], STEPS):
-        for ours, theirs in zip(trained.steps, reference[-1].steps, strict=True):
-            assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
-            assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=5e-5)
+    for rank, words in enumerate(said):
+        if rank in at_fault:
+            assert "pack 1 has 47 <IMG_CONTEXT> placeholders" in words
+            assert "pack-1-sample-0" in words
+        else:
+            assert words == "PeerRejectedBatchError"
 
 
 def test_bf16_follows_fp32_within_its_precision(reference: list[Training], tmp_path: Path) -> None:
-    settings = {"global_batch": 4, "drop_path": 0.3, "steps": STEPS, "precision": "bf16"}
+    settings = {"global_batch": 4, "drop_path": 0.3, "steps": 3, "precision": "bf16"}
     layout = ParallelLayout(tensor=2)
     half = job(tmp_path, tmp_path, layout=layout.model_dump(), optimization=settings)
-    for (trained,) in on_grid(layout, cases.train, [half], STEPS):
+    for (trained,) in on_grid(layout, cases.train, [half], 3):
         for ours, theirs in zip(trained.steps, reference[-1].steps, strict=True):
             assert math.isclose(ours.loss, theirs.loss, rel_tol=2e-2)
