@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.contract.memory import MemoryProblem
 
 
 class EngineError(RuntimeError):
@@ -54,6 +55,15 @@ class WorldSizeError(EngineError):
 
     def __init__(self, world: int, layout: str, needed: int) -> None:
         super().__init__(f"{world} processes were started, but the layout {layout} needs {needed}")
+
+
+class DeviceMemoryError(EngineError):
+    """A pipeline stage needs more memory than its devices have, by estimate; nothing has been built."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+    def __init__(self, problem: MemoryProblem) -> None:
+        super().__init__(str(problem))
 
 
 class PeerLostError(EngineError):

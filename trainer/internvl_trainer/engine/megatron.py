@@ -23,6 +23,7 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.job import JobConfig, OptimizationConfig
 from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.batch import share_tiles, to_device
+from internvl_trainer.engine.capacity import check_capacity
 from internvl_trainer.engine.errors import (
     NonFiniteLossError,
     NothingSupervisedError,
@@ -58,6 +59,7 @@ class MegatronEngine:
 
     Raises:
         AttentionUnavailableError: `job.attention` cannot run here.
+        DeviceMemoryError: the job does not fit on its CUDA devices, by estimate.
     """
 
     def __init__(self, job: JobConfig, place: Place, *, image_token: int) -> None:
@@ -70,6 +72,7 @@ class MegatronEngine:
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
         dtype = DTYPES[job.optimization.precision]
         configs = model_configs(job.model, job.layout, partition=job.partition, recompute=job.recompute, dtype=dtype)
+        check_capacity(job, self._device)
         self.attention = attention.select(job.attention, job.model, self._device, dtype)
         self.model = InternVLModel(job.model, configs, job.optimization.drop_path, self.attention)
         self.model.train()
