@@ -17,6 +17,7 @@ from internvl_trainer.contract.pipeline import (
     balance,
     balance_problem,
     job_balance_problem,
+    job_layers,
     pipeline_cost,
     split_layers,
 )
@@ -159,4 +160,7 @@ def test_the_example_of_a_tiny_model_can_be_cut_in_two(name: str, trainable: tup
 def test_layers_that_the_job_itself_gives_are_not_refused() -> None:
     asked: dict[str, Any] = {"model": catalog.get("InternVL2_5-1B"), "layout": ParallelLayout(pipeline=2)}
     assert job_balance_problem(job(**asked)) is not None
-    assert job_balance_problem(job(**asked, partition=PartitionConfig(pipeline_layers=(1, 23)))) is None
+    assert job_layers(job(**asked)) == (0, 24)
+    told = job(**asked, partition=PartitionConfig(pipeline_layers=(1, 23)))
+    assert job_balance_problem(told) is None
+    assert job_layers(told) == (1, 23)

@@ -13,7 +13,7 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.parameters import rank_parameters, share
-from internvl_trainer.contract.pipeline import split_layers
+from internvl_trainer.contract.pipeline import job_layers
 
 GIB = 2**30
 
@@ -100,20 +100,10 @@ def estimate_memory(job: JobConfig, *, distributed_optimizer: bool = False) -> t
     """
     stages = job.layout.pipeline
     micro_batches = job.optimization.global_batch // job.layout.data
-    layers = job.partition.pipeline_layers or split_layers(
-        job.model,
-        stages,
-        trainable=job.trainable,
-        recompute=job.recompute,
-        pack_tokens=job.data.pack_tokens,
-        pack_tiles=job.data.pack_tiles,
-        tensor=job.layout.tensor,
-        partition=job.partition,
-    )
     return tuple(
         # 1F1B: a stage starts on as many packs as there are stages from it to the end, before it gets the first back.
         _stage_memory(job, stage, count, min(stages - stage, micro_batches), distributed_optimizer)
-        for stage, count in enumerate(layers)
+        for stage, count in enumerate(job_layers(job))
     )
 
 

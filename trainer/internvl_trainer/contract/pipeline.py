@@ -167,11 +167,21 @@ def balance_problem(cost: PipelineCost, stages: int, *, vision_trains: bool) -> 
     return BalanceProblem(stages, part, cost.in_layers(worst), mean, most, vision_trains)
 
 
+def job_layers(job: JobConfig) -> tuple[int, ...]:
+    """Language layers of each pipeline stage of a job: what it says itself, else `split_layers`."""
+    return job.partition.pipeline_layers or balance(_job_cost(job), job.layout.pipeline)
+
+
 def job_balance_problem(job: JobConfig) -> BalanceProblem | None:
     """`balance_problem` of a job; None where the job itself says how many layers each stage gets."""
     if job.partition.pipeline_layers is not None:
         return None
-    cost = pipeline_cost(
+    vision_trains = Component.VISION in job.trainable
+    return balance_problem(_job_cost(job), job.layout.pipeline, vision_trains=vision_trains)
+
+
+def _job_cost(job: JobConfig) -> PipelineCost:
+    return pipeline_cost(
         job.model,
         trainable=job.trainable,
         recompute=job.recompute,
@@ -180,7 +190,6 @@ def job_balance_problem(job: JobConfig) -> BalanceProblem | None:
         tensor=job.layout.tensor,
         partition=job.partition,
     )
-    return balance_problem(cost, job.layout.pipeline, vision_trains=Component.VISION in job.trainable)
 
 
 def _indivisible(cost: PipelineCost) -> tuple[tuple[str, int], ...]:
