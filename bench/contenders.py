@@ -67,11 +67,12 @@ class Transformers:
 
         self.name = f"transformers, batch {batch}"
         self._batch = batch
+        self._dtype = DTYPES[precision]
         self._tokens_per_tile = model.tokens_per_tile
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with self._device:
-            self._model = AutoModelForImageTextToText.from_config(
-                transformers_config(model, IMAGE_TOKEN), dtype=DTYPES[precision]
+            self._model: torch.nn.Module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+                transformers_config(model, IMAGE_TOKEN), dtype=self._dtype
             )
         self._model.train()
         freeze_all_but(self._model, trainable)
@@ -110,7 +111,7 @@ class Transformers:
             inputs["attention_mask"] = mask_BS.to(self._device)
         tiles_NPPC = torch.cat([torch.from_numpy(sample.tiles_NHWC) for sample in samples]).to(self._device)
         if len(tiles_NPPC):
-            inputs["pixel_values"] = normalise_tiles(tiles_NPPC, self._model.dtype)
+            inputs["pixel_values"] = normalise_tiles(tiles_NPPC, self._dtype)
         return inputs
 
 
