@@ -84,10 +84,10 @@ def test_a_frozen_part_costs_a_data_gradient_only_where_something_trainable_feed
     assert model_passes(trainable) == expected
 
 
-@pytest.mark.parametrize(("mode", "passes"), [("none", 3), ("layers", 4), ("whole", 5)])
-def test_recompute_adds_forward_passes_to_what_the_hardware_does(mode: str, passes: int) -> None:
+@pytest.mark.parametrize(("mode", "vision", "projector"), [("none", 3, 3), ("layers", 4, 3), ("whole", 5, 4)])
+def test_recompute_adds_forward_passes_to_what_the_hardware_does(mode: str, vision: int, projector: int) -> None:
     recompute = RecomputeConfig.model_validate({"vision": mode, "language": "layers"})
-    assert hardware_passes(STAGE_2, recompute) == Passes(passes, 3, 4, 3)
+    assert hardware_passes(STAGE_2, recompute) == Passes(vision, projector, 4, 3)
     assert hardware_passes(STAGE_1, recompute) == Passes(1, 3, 3, 2), "a frozen encoder keeps nothing"
 
 

@@ -151,15 +151,19 @@ def _passes(trained: bool, *, fed_by_trainable: bool) -> int:
 
 
 def hardware_passes(trainable: Collection[Component], recompute: RecomputeConfig) -> Passes:
-    """`model_passes` and what is computed again: once with `layers`, twice with `whole` (the encoder, then each layer).
+    """`model_passes` and what is computed again.
 
-    A frozen vision encoder keeps nothing and so computes nothing again. Projector and head are not recomputed.
+    With `layers` each layer once; with `whole` the vision encoder and the projector once, and then each layer of the
+    encoder. A frozen vision encoder keeps nothing and so computes nothing again. The head is never recomputed.
     """
     passes = model_passes(trainable)
-    again = {"none": 0, "layers": 1, "whole": 2}
-    return passes._replace(
-        vision=passes.vision + (again[recompute.vision] if passes.vision > 1 else 0),
-        layers=passes.layers + (again[recompute.language] if passes.layers > 1 else 0),
+    vision, projector = {"none": (0, 0), "layers": (1, 0), "whole": (2, 1)}[recompute.vision]
+    language = 1 if recompute.language == "layers" else 0
+    return Passes(
+        vision=passes.vision + (vision if passes.vision > 1 else 0),
+        projector=passes.projector + (projector if passes.vision > 1 else 0),
+        layers=passes.layers + (language if passes.layers > 1 else 0),
+        head=passes.head,
     )
 
 

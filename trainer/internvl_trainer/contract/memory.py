@@ -166,11 +166,11 @@ def _vision_activations(job: JobConfig) -> Activations:
     layer = tokens * vision_layer_elements(vision, tensor)
     inputs = tokens * vision.hidden * vision.layers
     kept, working = {
-        "none": (layer * vision.layers, 0),
-        "layers": (inputs, layer),
-        "whole": (0, inputs + layer),
+        "none": (layer * vision.layers + projector, 0),
+        "layers": (inputs + projector, layer),
+        "whole": (0, inputs + projector + layer),
     }[job.recompute.vision]
-    return Activations((kept + projector) * element, working * element)
+    return Activations(kept * element, working * element)
 
 
 def vision_layer_elements(vision: VisionGeometry, tensor: int = 1) -> int:
