@@ -6,8 +6,17 @@ from pathlib import Path
 import psutil
 import torch
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bf16 operations per second of SXM cards, by a part of the device's name. Source: the vendor's data sheets."""
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+}
+"""Dense bf16 operations per second by the device's full name: PCIe and NVL cards of a series can be slower.
+
+Source: the vendor's data sheets.
+"""
 
 
 def on_cuda() -> bool:
@@ -26,7 +35,7 @@ def peak_flops(precision: str) -> float | None:
     """Operations per second at best, where they are known: bf16 on the devices of PEAKS."""
     if not on_cuda() or precision != "bf16":
         return None
-    return next((peak for name, peak in PEAKS.items() if name in torch.cuda.get_device_name()), None)
+    return PEAKS.get(torch.cuda.get_device_name())
 
 
 def wait() -> None:

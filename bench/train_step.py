@@ -49,7 +49,7 @@ STAGES = {
 @click.option(
     "--peer-batch", multiple=True, default=[1], show_default=True, help="Samples per padded batch; repeatable."
 )
-@click.option("--peak-tflops", type=float, help="The device's peak; known for H100, H200 and A100 in bf16.")
+@click.option("--peak-tflops", type=float, help="The device's peak; known in bf16 for SXM cards of H100, H200, A100.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the figures.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Where to write Chrome traces of one more step each.")
 def main(
