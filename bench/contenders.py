@@ -20,6 +20,8 @@ from internvl_trainer.contract.job import (
     StorageConfig,
 )
 from internvl_trainer.contract.manifest import ParallelLayout
+from internvl_trainer.convert.mapping import Layout
+from internvl_trainer.convert.write_config import documents
 from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.megatron import DTYPES, MegatronEngine
 from internvl_trainer.engine.parallel import Place
@@ -61,19 +63,13 @@ class Transformers:
     def __init__(
         self, model: ModelGeometry, trainable: Sequence[Component], precision: str, *, recompute: bool, batch: int
     ) -> None:
-        from transformers import AutoModelForImageTextToText
-
-        from bench.transformers_config import transformers_config
-
         self.name = f"transformers, batch {batch}"
         self._batch = batch
         self._dtype = DTYPES[precision]
         self._tokens_per_tile = model.tokens_per_tile
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with self._device:
-            self._model: torch.nn.Module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-                transformers_config(model, IMAGE_TOKEN), dtype=self._dtype
-            )
+            self._model = transformers_model(model, self._dtype)
         self._model.train()
         freeze_all_but(self._model, trainable)
         if recompute:
@@ -113,6 +109,17 @@ class Transformers:
         if len(tiles_NPPC):
             inputs["pixel_values"] = normalise_tiles(tiles_NPPC, self._dtype)
         return inputs
+
+
+def transformers_model(model: ModelGeometry, dtype: torch.dtype) -> torch.nn.Module:
+    """The same network in `transformers`, with random weights on the default device."""
+    from transformers import AutoModelForImageTextToText, InternVLConfig
+
+    document = documents(model, Layout.TRANSFORMERS, image_token=IMAGE_TOKEN)["config.json"]
+    made: torch.nn.Module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+        InternVLConfig.from_dict(document), dtype=dtype
+    )
+    return made
 
 
 def freeze_all_but(model: torch.nn.Module, trainable: Sequence[Component]) -> None:
