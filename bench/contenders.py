@@ -4,7 +4,7 @@ Shapes: B samples of a batch, S tokens (padded in a batch), N tiles, side px.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -26,6 +26,9 @@ from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.megatron import DTYPES, MegatronEngine
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.model.pixels import normalise_tiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RATE = 1e-5
 
@@ -73,7 +76,7 @@ class Transformers:
         self._model.train()
         freeze_all_but(self._model, trainable)
         if recompute:
-            self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.05, fused=True)
 
@@ -85,7 +88,8 @@ class Transformers:
         for first in range(0, len(samples), self._batch):
             inputs = self._inputs(samples[first : first + self._batch])
             loss = self._model(**inputs, use_cache=False, num_items_in_batch=supervised).loss
-            loss.backward()
+            if loss.requires_grad:  # a batch without images trains nothing where only the vision side is trainable
+                loss.backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
@@ -111,12 +115,12 @@ class Transformers:
         return inputs
 
 
-def transformers_model(model: ModelGeometry, dtype: torch.dtype) -> torch.nn.Module:
+def transformers_model(model: ModelGeometry, dtype: torch.dtype) -> "PreTrainedModel":
     """The same network in `transformers`, with random weights on the default device."""
     from transformers import AutoModelForImageTextToText, InternVLConfig
 
     document = documents(model, Layout.TRANSFORMERS, image_token=IMAGE_TOKEN)["config.json"]
-    made: torch.nn.Module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+    made: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
         InternVLConfig.from_dict(document), dtype=dtype
     )
     return made
