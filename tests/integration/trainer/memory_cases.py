@@ -12,6 +12,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
+from internvl_trainer.model.errors import LayoutError
 from tests.integration.trainer.packs import IMAGE, pack
 
 
@@ -49,6 +50,20 @@ def held(place: Place, job: JobConfig) -> Held:
         gradients=sum(parameter.main_grad.nbytes for parameter in parameters if parameter.requires_grad),
         optimizer=sum(tensor.nbytes for tensor in [*moments, *masters]),
     )
+
+
+def language_layers(place: Place, job: JobConfig) -> int:
+    """How many language layers this rank's stage has."""
+    return len(MegatronEngine(job, place, image_token=IMAGE).model.language_model.decoder.layers)
+
+
+def refusal(place: Place, job: JobConfig) -> str | None:
+    """Why the engine does not take this job; None where it does."""
+    try:
+        MegatronEngine(job, place, image_token=IMAGE)
+    except LayoutError as error:
+        return str(error)
+    return None
 
 
 def kept(place: Place, job: JobConfig) -> Kept:

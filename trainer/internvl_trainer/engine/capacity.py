@@ -1,13 +1,15 @@
-"""Whether a job fits on its devices, said before anything is built."""
+"""Whether a job's pipeline balances and its stages fit on their devices, said before anything is built."""
 
 import logging
 
 import torch
 from megatron.core import parallel_state
 
-from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.job import JobConfig, PartitionConfig
 from internvl_trainer.contract.memory import estimate_memory, memory_problem
+from internvl_trainer.contract.pipeline import job_balance_problem, job_layers
 from internvl_trainer.engine.errors import DeviceMemoryError
+from internvl_trainer.model.errors import LayoutError
 
 logger = logging.getLogger(__name__)
 
@@ -30,3 +32,15 @@ def check_capacity(job: JobConfig, device: torch.device) -> None:
     problem = memory_problem(stages, torch.cuda.get_device_properties(device).total_memory)
     if problem is not None:
         raise DeviceMemoryError(problem)
+
+
+def settled_partition(job: JobConfig) -> PartitionConfig:
+    """The job's partition, with the language layers of each pipeline stage computed where it does not say them.
+
+    Raises:
+        LayoutError: a pipeline of that length cannot balance.
+    """
+    problem = job_balance_problem(job)
+    if problem is not None:
+        raise LayoutError(job.model.name, [problem])
+    return job.partition.model_copy(update={"pipeline_layers": job_layers(job)})

@@ -23,7 +23,7 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.job import JobConfig, OptimizationConfig
 from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.batch import share_tiles, to_device
-from internvl_trainer.engine.capacity import check_capacity
+from internvl_trainer.engine.capacity import check_capacity, settled_partition
 from internvl_trainer.engine.errors import (
     NonFiniteLossError,
     NothingSupervisedError,
@@ -58,6 +58,7 @@ class MegatronEngine:
         attention: the back-ends that run.
 
     Raises:
+        LayoutError: the model cannot be cut to the job's layout, or its pipeline cannot balance.
         AttentionUnavailableError: `job.attention` cannot run here.
         DeviceMemoryError: the job does not fit on its CUDA devices, by estimate.
     """
@@ -71,7 +72,8 @@ class MegatronEngine:
         on_cuda = torch.cuda.is_available()
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
         dtype = DTYPES[job.optimization.precision]
-        configs = model_configs(job.model, job.layout, partition=job.partition, recompute=job.recompute, dtype=dtype)
+        partition = settled_partition(job)
+        configs = model_configs(job.model, job.layout, partition=partition, recompute=job.recompute, dtype=dtype)
         check_capacity(job, self._device)
         self.attention = attention.select(job.attention, job.model, self._device, dtype)
         self.model = InternVLModel(job.model, configs, job.optimization.drop_path, self.attention)

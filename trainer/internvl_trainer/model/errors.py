@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.layout import LayoutProblem, SplitProblem
+from internvl_trainer.contract.pipeline import BalanceProblem
 
 
 class LayoutError(ValueError):
@@ -12,7 +13,7 @@ class LayoutError(ValueError):
 
     exit_code: ClassVar[ExitCode] = ExitCode.INVALID_CONFIG
 
-    def __init__(self, model: str, problems: Iterable[LayoutProblem | SplitProblem]) -> None:
+    def __init__(self, model: str, problems: Iterable[LayoutProblem | SplitProblem | BalanceProblem]) -> None:
         super().__init__(f"{model}: " + "; ".join(map(str, problems)))
 
 
