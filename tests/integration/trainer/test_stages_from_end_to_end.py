@@ -133,7 +133,7 @@ def test_another_run_starts_from_the_published_vision_encoder(
     assert [(link.run.uid, link.stage, link.step) for link in lineage] == [("uid-1", "stage-1", STEPS)]
 
 
-UNEVEN = TINY.model_copy(update={"language": TINY.language.model_copy(update={"layers": 5})})
+TOP_HEAVY = TINY.model_copy(update={"vision": TINY.vision.model_copy(update={"layers": 40})})
 NOWHERE = {"uri": "file:///nowhere/MANIFEST.json", "sha256": "0" * 64}
 HOPELESS = {
     "a loss that explodes": (
@@ -141,11 +141,10 @@ HOPELESS = {
         ExitCode.NON_FINITE_LOSS,
         "no parameter was changed",
     ),
-    "layers that do not divide": (
-        {"layout": {"pipeline": 2}, "model": UNEVEN.model_dump()},
+    "a pipeline that waits for its first stage": (
+        {"layout": {"pipeline": 2}, "model": TOP_HEAVY.model_dump()},
         ExitCode.INVALID_CONFIG,
-        "the 5 layers of the language model (language.layers) cannot be shared evenly by 2 pipeline-parallel ranks; "
-        "pipeline can be 1, 5",
+        "2 pipeline stages cannot balance: the vision side of the first stage costs as much as",
     ),
     "a source that does not exist": (
         {"init": {"vision": NOWHERE}},
