@@ -28,7 +28,13 @@ def training(
             "sharedMemory": "256Mi",
             "container": {"requests": {"cpu": "100m", "memory": "512Mi"}},
         },
-        "parallelism": {"tensor": run.layout.tensor, "pipeline": run.layout.pipeline, "data": run.layout.data},
+        "parallelism": {
+            "tensor": run.layout.tensor,
+            "pipeline": run.layout.pipeline,
+            # One of the two language layers for each stage: by cost, the first would have none and be refused.
+            "pipelineLayers": [1] * run.layout.pipeline,
+            "data": run.layout.data,
+        },
         "storage": storage.spec(SECRET),
         "data": {"tokenizer": f"{data_uri}/tokenizer"},
         "stages": [_stage(stage, data_uri) for stage in run.stages],
