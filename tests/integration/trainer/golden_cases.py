@@ -55,7 +55,7 @@ def run_model(place: Place, job: JobConfig, case: dict[str, Any]) -> Forward:
         batch = _batch(case, "square", job.model, token)
         with torch.no_grad():
             visual = engine.model.visual_tokens(batch.tiles_NPPC).tolist()
-            losses = engine.model(batch).tolist()
+            losses = engine.model(batch).losses_K.tolist()
             first, second = (len(case[sample]["input_ids"]) for sample in ("sampleA", "sampleB"))
             positions = torch.tensor([first - 1, 13, first + second - 1])
             logits = engine.model.logits(batch, positions).tolist()

@@ -11,8 +11,10 @@ from internvl_trainer.model.batch import MicroBatch
 from internvl_trainer.model.droppath import DropPathPlace
 
 
-def to_device(pack: Pack, image_token: int, device: torch.device, place: DropPathPlace | None) -> MicroBatch:
-    """A pack's tokens on the device, its tiles too where it carries them."""
+def to_device(
+    pack: Pack, image_token: int, device: torch.device, place: DropPathPlace | None, loss_scale: float = 1.0
+) -> MicroBatch:
+    """A pack's tokens on the device, its tiles too where it carries them; `loss_scale` multiplies its loss weights."""
     tokens_S = torch.from_numpy(pack.tokens_S)
     tiles = pack.tiles_NHWC
     return MicroBatch(
@@ -24,6 +26,7 @@ def to_device(pack: Pack, image_token: int, device: torch.device, place: DropPat
         image_positions=(tokens_S == image_token).nonzero().squeeze(1).to(device),
         tiles_NPPC=None if tiles is None else torch.from_numpy(tiles).to(device),
         place=place,
+        loss_scale=loss_scale,
     )
 
 

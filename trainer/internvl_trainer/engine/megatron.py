@@ -1,11 +1,7 @@
-"""The engine on megatron.core: tensor, pipeline and data parallel training of one InternVL model.
-
-Shapes: S tokens of a pack, K supervised tokens.
-"""
+"""The engine on megatron.core: tensor, pipeline and data parallel training of one InternVL model."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -34,12 +30,13 @@ from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.placeholders import check_placeholders
 from internvl_trainer.engine.protocol import ShardedStateDict, StepResult
 from internvl_trainer.model import attention
-from internvl_trainer.model.batch import IGNORED, MicroBatch
+from internvl_trainer.model.batch import MicroBatch
 from internvl_trainer.model.config import model_configs
 from internvl_trainer.model.droppath import DropPathPlace
 from internvl_trainer.model.errors import VisualTokenMismatchError
 from internvl_trainer.model.initialise import initialise
 from internvl_trainer.model.internvl import InternVLModel
+from internvl_trainer.model.loss import PackLoss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -115,8 +112,8 @@ class MegatronEngine:
         self._optimizer.zero_grad()
         schedule = get_forward_backward_func()
         losses = schedule(
-            forward_step_func=partial(_forward_step, weight),
-            data_iterator=self._micro_batches(packs, step),
+            forward_step_func=_forward_step,
+            data_iterator=self._micro_batches(packs, 1.0 / weight, step),
             model=self._parallel_model,
             num_microbatches=len(packs),
             seq_length=1,  # stages tell each other the true shapes
@@ -158,13 +155,14 @@ class MegatronEngine:
             raise NothingSupervisedError(step, tuple(pack.index for pack in packs))
         return weight, int(tokens), int(tiles)
 
-    def _micro_batches(self, packs: Sequence[Pack], step: int) -> Iterator[MicroBatch]:
+    def _micro_batches(self, packs: Sequence[Pack], scale: float, step: int) -> Iterator[MicroBatch]:
         """Packs as micro-batches, each moved to the device when its turn comes."""
         group = parallel_state.get_tensor_model_parallel_group()
         side = self._geometry.vision.image_size
         for number, pack in enumerate(packs):
             position = number * self._place.data_size + self._place.data_rank
-            batch = to_device(pack, self._image_token, self._device, DropPathPlace(self._seed, step, position))
+            place = DropPathPlace(self._seed, step, position)
+            batch = to_device(pack, self._image_token, self._device, place, scale)
             if self._place.first_stage:
                 tiles = share_tiles(batch.tiles_NPPC, pack.tile_count, side, group, self._device)
                 batch = batch.with_tiles(tiles)
@@ -187,21 +185,17 @@ class MegatronEngine:
             raise NonFiniteLossError(step, loss, grad_norm, tuple(pack.index for pack in packs))
 
 
-def _forward_step(weight: float, batches: Iterator[MicroBatch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+def _forward_step(batches: Iterator[MicroBatch], model: torch.nn.Module) -> tuple[Any, Any]:
     """What megatron's schedules call per micro-batch: the stage's output, and how the last stage makes a loss of it."""
-    batch = next(batches)
-    return model(batch), partial(_weighted_loss, batch, weight)
+    return model(next(batches)), _summand
 
 
-def _weighted_loss(
-    batch: MicroBatch, weight: float, loss_K: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """This micro-batch's summand of sum(w * CE) / sum(w); micro-batches and data-parallel ranks add up.
+def _summand(loss: PackLoss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """This micro-batch's summand of the loss; micro-batches and data-parallel ranks add up.
 
     The token count in the middle is megatron's own normaliser, which we leave unused.
     """
-    loss = (loss_K * batch.weights_S[batch.labels_S != IGNORED]).sum() / weight
-    return loss, torch.zeros((), dtype=torch.int, device=loss.device), loss.detach()
+    return loss.total, torch.zeros((), dtype=torch.int, device=loss.total.device), loss.total.detach()
 
 
 def _finish_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None = None, **options: Any) -> None:

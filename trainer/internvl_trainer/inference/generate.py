@@ -16,6 +16,7 @@ from internvl_trainer.data.records import Record, Turn
 from internvl_trainer.data.tokenizer import Tokenizer
 from internvl_trainer.model.batch import MicroBatch
 from internvl_trainer.model.internvl import InternVLModel
+from internvl_trainer.model.loss import PackLoss
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ class Answerer:
             encoded = self._encoder.encode(record, counts, max_tokens=self._max_tokens)
             segments.append(encoded.tokens)
             labels.append([*encoded.labels[1:], IGNORED])
-        losses_K = self._model(self._batch(segments, labels), visual_TH.repeat(len(candidates), 1))
+        loss: PackLoss = self._model(self._batch(segments, labels), visual_TH.repeat(len(candidates), 1))
         supervised = [len(row) - row.count(IGNORED) for row in labels]
-        return [-float(losses.sum()) for losses in losses_K.split(supervised)]
+        return [-float(losses.sum()) for losses in loss.losses_K.split(supervised)]
 
     def _next_tokens(self, segments: list[list[int]], visual_TH: torch.Tensor) -> list[int]:
         batch = self._batch(segments, [[IGNORED] * len(segment) for segment in segments])

@@ -20,7 +20,8 @@ class MicroBatch:
     """A pack on the device.
 
     tokens_S, labels_S: int64; labels_S[t] is the target of position t, IGNORED where there is none.
-    weights_S: float32 loss weights. cu_seqlens: int32 [segments + 1].
+    weights_S: float32 loss weights, which `loss_scale` multiplies: one over the loss's denominator.
+    cu_seqlens: int32 [segments + 1].
     image_positions: int64, where `<IMG_CONTEXT>` placeholders are.
     tiles_NPPC: uint8 [N, side, side, 3] on the first pipeline stage, None on the others.
     """
@@ -33,6 +34,7 @@ class MicroBatch:
     image_positions: torch.Tensor
     tiles_NPPC: torch.Tensor | None
     place: DropPathPlace | None = None
+    loss_scale: float = 1.0
 
     def with_tiles(self, tiles_NPPC: torch.Tensor) -> "MicroBatch":
         """The same pack with these tiles."""

@@ -20,6 +20,7 @@ from internvl_trainer.model.batch import IGNORED, MicroBatch
 from internvl_trainer.model.config import ModelConfigs
 from internvl_trainer.model.droppath import DropPathPlace
 from internvl_trainer.model.language import LogitsAt, SupervisedLoss, build_language_model
+from internvl_trainer.model.loss import PackLoss
 from internvl_trainer.model.pixels import normalise_tiles
 from internvl_trainer.model.projector import Projector
 from internvl_trainer.model.vision import InternViT
@@ -78,22 +79,28 @@ class InternVLModel(MegatronModule):
         """What the previous pipeline stage sent, by megatron's schedule; [None] on the first stage."""
         self.language_model.set_input_tensor(input_tensor[0])
 
-    def forward(self, batch: MicroBatch, visual_TH: torch.Tensor | None = None) -> torch.Tensor:
-        """Hidden states [S, 1, H] for the next stage, or, on the last stage, cross entropy [K] of supervised tokens.
+    def forward(self, batch: MicroBatch, visual_TH: torch.Tensor | None = None) -> torch.Tensor | PackLoss:
+        """Hidden states [S, 1, H] for the next stage, or, on the last stage, the loss of the supervised tokens.
+
+        The loss is weighted by `batch.weights_S * batch.loss_scale`.
 
         Args:
             batch: one pack.
             visual_TH: its visual tokens where they are known already; else they are made of its tiles.
         """
         positions_K = (batch.labels_S != IGNORED).nonzero().squeeze(1)
-        loss = SupervisedLoss(self.geometry.language.vocab_size, positions_K, batch.labels_S[positions_K])
+        weights_K = batch.weights_S[positions_K] * batch.loss_scale
+        loss = SupervisedLoss(self.geometry.language.vocab_size, positions_K, batch.labels_S[positions_K], weights_K)
         return self._run_language_model(batch, visual_TH, loss)
 
     def logits(
         self, batch: MicroBatch, positions_K: torch.Tensor, visual_TH: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Logits [K, vocabulary] in float32 at some positions of a pack; for a single pipeline stage."""
-        return self._run_language_model(batch, visual_TH, LogitsAt(self.geometry.language.vocab_size, positions_K))
+        logits_KV: torch.Tensor = self._run_language_model(
+            batch, visual_TH, LogitsAt(self.geometry.language.vocab_size, positions_K)
+        )
+        return logits_KV
 
     def visual_tokens(self, tiles_NPPC: torch.Tensor | None, place: DropPathPlace | None = None) -> torch.Tensor:
         """Projected visual tokens [T, H] of uint8 tiles in order; of one blank tile where there is none."""
@@ -134,7 +141,7 @@ class InternVLModel(MegatronModule):
 
     def _run_language_model(
         self, batch: MicroBatch, visual_TH: torch.Tensor | None, head: SupervisedLoss | LogitsAt
-    ) -> torch.Tensor:
+    ) -> Any:
         if self.config.sequence_parallel:
             batch = batch.padded(self.tp_group.size())
         tokens_1S = batch.tokens_S[None]

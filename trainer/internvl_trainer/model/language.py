@@ -1,6 +1,6 @@
 """The language model: megatron.core's GPTModel in Qwen2.5 and InternLM2.5 geometries, and its loss.
 
-Shapes: S tokens of a pack, K supervised tokens, V vocabulary columns of this rank, H hidden.
+Shapes: K supervised or chosen tokens of a pack, V vocabulary columns of this rank, H hidden.
 """
 
 from functools import partial
@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from internvl_trainer.contract.catalog import LanguageGeometry
 from internvl_trainer.model.attention import TORCH, Backends, language_attention
 from internvl_trainer.model.config import padded_vocab_size
+from internvl_trainer.model.loss import PackLoss, hidden_at, linear_cross_entropy
 from internvl_trainer.model.norm import norm
 
 
@@ -75,22 +76,28 @@ def build_language_model(
 
 
 class SupervisedLoss:
-    """Cross entropy of the supervised positions only: other positions never meet the vocabulary.
+    """Weighted cross entropy of the supervised positions only: other positions never meet the vocabulary.
 
     An instance is handed to GPTModel as its `output_processor`. With few answer tokens per pack this saves most of
-    the head's compute and nearly all of the memory of its logits.
+    the head's compute.
     """
 
-    def __init__(self, vocab_size: int, positions_K: torch.Tensor, targets_K: torch.Tensor):
+    def __init__(self, vocab_size: int, positions_K: torch.Tensor, targets_K: torch.Tensor, weights_K: torch.Tensor):
         self.vocab_size = vocab_size
         self.positions_K = positions_K
         self.targets_K = targets_K
+        self.weights_K = weights_K
 
-    def __call__(self, *, hidden_states: torch.Tensor, output_layer: ColumnParallelLinear, **_: Any) -> torch.Tensor:
-        """Cross entropy in float32, [K]; the columns that pad the vocabulary stay out of the softmax."""
-        logits_K1V = logits_at(hidden_states, output_layer, self.positions_K, self.vocab_size)
-        loss_K1 = tensor_parallel.vocab_parallel_cross_entropy(logits_K1V, self.targets_K[:, None])
-        return loss_K1.squeeze(1)
+    def __call__(self, *, hidden_states: torch.Tensor, output_layer: ColumnParallelLinear, **_: Any) -> PackLoss:
+        """Cross entropy in float32; the columns that pad the vocabulary stay out of the softmax."""
+        return linear_cross_entropy(
+            hidden_at(hidden_states, output_layer, self.positions_K),
+            output_layer.weight,
+            self.targets_K,
+            self.weights_K,
+            vocab_size=self.vocab_size,
+            group=output_layer.tp_group,
+        )
 
 
 class LogitsAt:
@@ -102,26 +109,7 @@ class LogitsAt:
 
     def __call__(self, *, hidden_states: torch.Tensor, output_layer: ColumnParallelLinear, **_: Any) -> torch.Tensor:
         """float32 [K, vocab_size]."""
-        logits_K1V = logits_at(hidden_states, output_layer, self.positions_K, self.vocab_size)
-        gathered = tensor_parallel.gather_from_tensor_model_parallel_region(logits_K1V)
-        return gathered.squeeze(1)[:, : self.vocab_size]
-
-
-def logits_at(
-    hidden_S1H: torch.Tensor, output_layer: ColumnParallelLinear, positions_K: torch.Tensor, vocab_size: int
-) -> torch.Tensor:
-    """This rank's logits [K, 1, V] in float32 at some positions, -inf in the columns that only pad the vocabulary."""
-    if output_layer.sequence_parallel:
-        hidden_S1H = tensor_parallel.gather_from_sequence_parallel_region(hidden_S1H, group=output_layer.tp_group)
-        hidden_K1H = hidden_S1H.index_select(0, positions_K)
-    else:
-        hidden_K1H = tensor_parallel.copy_to_tensor_model_parallel_region(
-            hidden_S1H.index_select(0, positions_K), group=output_layer.tp_group
-        )
-    logits_K1V = torch.nn.functional.linear(hidden_K1H, output_layer.weight)
-    columns = logits_K1V.size(-1)
-    real = min(max(vocab_size - columns * output_layer.tp_group.rank(), 0), columns)
-    logits_K1V = logits_K1V.float()
-    if real == columns:
-        return logits_K1V
-    return torch.nn.functional.pad(logits_K1V[..., :real], (0, columns - real), value=float("-inf"))
+        hidden_KH = hidden_at(hidden_states, output_layer, self.positions_K)
+        logits_KV = torch.nn.functional.linear(hidden_KH, output_layer.weight).float()
+        gathered = tensor_parallel.gather_from_tensor_model_parallel_region(logits_KV)
+        return gathered[:, : self.vocab_size]
