@@ -13,6 +13,8 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
+from megatron.core.optimizer_param_scheduler import ParamGroupOverride
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from internvl_trainer.contract.base import Component
@@ -204,12 +206,16 @@ def _finish_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | N
 
 
 def _build_optimizer(config: OptimizationConfig, dtype: torch.dtype, model: DistributedDataParallel) -> Any:
-    """AdamW over all trainable parameters, weight decay on every one of them.
+    """AdamW over all trainable parameters, weight decay on those of `config.decay_scope`.
 
     The released InternVL recipes train under DeepSpeed with one flat parameter group, so norms, biases, layer scale
-    and embeddings decay too. megatron's default exempts one-dimensional parameters; the empty overrides undo that.
+    and embeddings decay too: scope `all`. Without overrides of ours megatron would exempt one-dimensional parameters.
     """
-    return get_megatron_optimizer(
+    overrides: dict[ParamKey, ParamGroupOverride] = {}
+    if config.decay_scope == "matrices":
+        has_one_axis = ParamPredicate("has_one_axis", lambda parameter: parameter.dim() < 2)
+        overrides[ParamKey(predicate=has_one_axis)] = ParamGroupOverride(wd_mult=0.0)
+    optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
             lr=config.peak_lr,
@@ -224,6 +230,10 @@ def _build_optimizer(config: OptimizationConfig, dtype: torch.dtype, model: Dist
             use_distributed_optimizer=False,
         ),
         [model],
-        config_overrides={},
+        config_overrides=overrides,
         use_gloo_process_groups=False,
     )
+    for group in optimizer.param_groups:
+        # megatron leaves this to its own scheduler, in whose place the loop sets the learning rate.
+        group["weight_decay"] = config.weight_decay * group["wd_mult"]
+    return optimizer
