@@ -15,6 +15,7 @@ from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract import environment
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.engine.batch import to_device
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.protocol import StepResult
@@ -71,22 +72,6 @@ def step(engine: MegatronEngine, place: Place, job: JobConfig, number: int, imag
     return engine.train_step(packs, RATE, number)
 
 
-def meet_a_nan(place: Place, job: JobConfig) -> tuple[str, bool]:
-    """Spoil a weight of the last stage's first rank: the error that each rank raises, and whether it moved a weight."""
-    engine = MegatronEngine(job, place, image_token=IMAGE)
-    if place.reports:
-        with torch.no_grad():
-            engine.model.language_model.output_layer.weight[0, 0] = float("nan")
-    before = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
-    try:
-        step(engine, place, job, 0)
-    except Exception as error:  # noqa: BLE001  (its type is what the test asks for)
-        weights = engine.model.named_parameters()
-        same = all(torch.equal(before[name].nan_to_num(), weight.nan_to_num()) for name, weight in weights)
-        return type(error).__name__, same
-    return "nothing", False
-
-
 def meet_a_wrong_pack(place: Place, job: JobConfig) -> str:
     """Give the last data-parallel rank a pack that lacks placeholders: what each rank says."""
     engine = MegatronEngine(job, place, image_token=IMAGE)
@@ -108,21 +93,27 @@ class Untouched(NamedTuple):
     """What a step on text alone did to one weight of vision encoder or projector."""
 
     name: str
+    axes: int
     largest_gradient: float
-    decayed: bool
-    """Whether it shrank by exactly what weight decay takes, and by nothing else."""
+    shrunk_by: float
+    """What its largest element lost, as a part of it: weight decay's doing, as its gradient is zero."""
 
 
 def train_without_images(place: Place, job: JobConfig) -> list[Untouched]:
     """One step on a global batch of text."""
     engine = MegatronEngine(job, place, image_token=IMAGE)
     weights = [pair for pair in engine.model.named_parameters() if not pair[0].startswith("language_model.")]
+    with torch.no_grad():
+        for _, weight in weights:
+            weight += 1  # biases begin at zero, where no decay would show
+    engine.load_model_state({})  # the optimizer takes its copies again
     before = {name: weight.detach().clone() for name, weight in weights}
     text_only = pack(3, job.model, with_tiles=place.needs_tiles)
     engine.train_step([text_only] * len(place.pack_indices(0, job.optimization.global_batch)), RATE, 0)
-    kept = 1 - RATE * job.optimization.weight_decay
     return [
-        Untouched(name, float(weight.main_grad.abs().max()), torch.allclose(weight, before[name] * kept, rtol=1e-6))
+        Untouched(
+            name, weight.dim(), float(weight.main_grad.abs().max()), float((1 - weight / before[name]).abs().max())
+        )
         for name, weight in weights
     ]
 
@@ -173,3 +164,25 @@ def resume_and_train(place: Place, job: JobConfig, scratch: Path, *, after: int)
     state = Checkpointer(job, open_store(), scratch).resume(engine)
     assert state is not None
     return [step(engine, place, job, number) for number in range(state.step, state.step + after)]
+
+
+class Summands(NamedTuple):
+    """One step of a batch with a given loss denominator, and what its loss is made of."""
+
+    result: StepResult
+    numerators: list[float]
+    """sum(weight * cross entropy) of each of this rank's packs, in micro-batch order."""
+    weights: list[float]
+
+
+def divide(place: Place, job: JobConfig, without_weight: list[int]) -> Summands:
+    """One step; packs numbered in `without_weight` carry loss weights of zero."""
+    engine = MegatronEngine(job, place, image_token=IMAGE)
+    packs = [pack(index, job.model) for index in place.pack_indices(0, job.optimization.global_batch)]
+    for each in packs:
+        each.weights_S[:] *= each.index not in without_weight
+    with torch.no_grad():
+        batches = [to_device(each, IMAGE, torch.device("cpu"), None) for each in packs]
+        numerators = [float(engine.model(batch).total) for batch in batches]
+    weights = [float(each.weights_S.sum(dtype="float64")) for each in packs]
+    return Summands(engine.train_step(packs, RATE, 0), numerators, weights)

@@ -73,21 +73,35 @@ def test_the_loss_falls(reference: list[Training]) -> None:
     assert everything[-1].loss < everything[0].loss
 
 
-def test_text_alone_gives_vision_gradients_of_exactly_zero_and_weight_decay_reaches_every_weight(
-    tmp_path: Path,
+@pytest.mark.parametrize("scope", ["all", "matrices"])
+def test_text_alone_gives_vision_gradients_of_exactly_zero_and_weight_decay_reaches_what_its_scope_says(
+    scope: str, tmp_path: Path
 ) -> None:
     layout = ParallelLayout(tensor=2)
-    settings = {"global_batch": 2, "drop_path": 0.3, "weight_decay": 0.5}
+    settings = {"global_batch": 2, "drop_path": 0.3, "weight_decay": 0.5, "decay_scope": scope}
     config = job(tmp_path, tmp_path, layout=layout.model_dump(), optimization=settings)
     for weights in on_grid(layout, cases.train_without_images, config):
-        assert [weight for weight in weights if weight.largest_gradient != 0 or not weight.decayed] == []
+        assert [weight for weight in weights if weight.largest_gradient != 0] == []
+        for weight in weights:
+            decays = scope == "all" or weight.axes >= 2
+            assert weight.shrunk_by == pytest.approx(cases.RATE * 0.5 if decays else 0, rel=1e-2), weight
+        assert {weight.axes for weight in weights} >= {1, 2}
         assert any(weight.name.endswith("layernorm.weight") for weight in weights)
 
 
-def test_a_loss_that_is_no_number_stops_all_ranks_before_anything_moves(tmp_path: Path) -> None:
-    layout = ParallelLayout(pipeline=2, data=2)
-    answers = on_grid(layout, cases.meet_a_nan, jobs(layout, tmp_path)[-1])
-    assert answers == [("NonFiniteLossError", True)] * 4
+@pytest.mark.parametrize("without_weight", [[], [0, 1]], ids=["weights", "a-micro-step-without-weight"])
+def test_by_micro_step_the_loss_is_the_references_mean_of_means(without_weight: list[int], tmp_path: Path) -> None:
+    layout = ParallelLayout(data=2)
+    settings = {"global_batch": 4, "drop_path": 0.0, "loss_denominator": "micro-step"}
+    config = job(tmp_path, tmp_path, layout=layout.model_dump(), optimization=settings)
+    ranks = on_grid(layout, cases.divide, config, without_weight)
+    expected = 0.0
+    for number in range(2):
+        denominator = sum(rank.weights[number] for rank in ranks) / 2
+        if denominator:
+            expected += sum(rank.numerators[number] / denominator for rank in ranks) / 2 / 2
+    assert [rank.result.loss for rank in ranks] == pytest.approx([expected] * 2, rel=1e-6)
+    assert math.isfinite(ranks[0].result.grad_norm)
 
 
 @pytest.mark.parametrize(

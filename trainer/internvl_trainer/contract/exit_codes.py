@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     INVALID_CHECKPOINT = 10
     """A checkpoint that the config names does not exist, or its bytes are not those of its manifest."""
     NON_FINITE_LOSS = 11
-    """All ranks agreed to stop before the optimizer step, since loss or gradient norm was NaN or infinite."""
+    """All ranks agreed to stop before an optimizer step: its loss or gradient norm was NaN or infinite, or a spike."""
     STORE_UNAVAILABLE = 20
     """The object store did not answer, in spite of retries."""
     PEER_LOST = 21

@@ -104,9 +104,19 @@ class OptimizationConfig(Contract):
         description="what the weighted loss is divided by: the weights of the whole global batch, or, as the released "
         "recipes do, those of each micro-step over the data-parallel ranks, averaged over micro-steps",
     )
+    spike_limit: float | None = Field(
+        default=None,
+        gt=1,
+        description="stop before an optimizer step whose loss is more than this many times the mean loss of the last "
+        "20 steps; absent: never",
+    )
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     seed: int = 42
+
+    def is_done(self, *, step: int, tokens: int) -> bool:
+        """Whether the stage has no step left after `step` steps, in which it trained on `tokens` tokens."""
+        return step >= self.steps or (self.stop_after_tokens is not None and tokens >= self.stop_after_tokens)
 
 
 class CheckpointConfig(Contract):

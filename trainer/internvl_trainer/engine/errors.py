@@ -1,11 +1,15 @@
 """Why a training step, or the start of training, cannot go on. Each type names the exit code it leads to."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.memory import MemoryProblem
+
+_NAMED = 5
+"""Packs that an error names at most where it picks the worst."""
 
 
 class EngineError(RuntimeError):
@@ -14,17 +18,66 @@ class EngineError(RuntimeError):
     exit_code: ClassVar[ExitCode]
 
 
-class NonFiniteLossError(EngineError):
-    """Loss or gradient norm is NaN or infinite; all ranks stop before the optimizer step."""
+class RefusedStepError(EngineError):
+    """A step that all ranks agreed not to take, before any parameter changed; raised alike on all of them."""
 
     exit_code = ExitCode.NON_FINITE_LOSS
 
-    def __init__(self, step: int, loss: float, grad_norm: float, packs: tuple[int, ...]) -> None:
-        super().__init__(
-            f"step {step}: loss {loss}, gradient norm {grad_norm}; no parameter was changed. Packs of this rank: "
-            f"{', '.join(map(str, packs))}. Look at the data of these packs, and start a new run with a lower peak "
-            "learning rate, or one whose spec.weights names the manifest of an earlier step"
+    remedy = (
+        "Look at the data of these packs, and start a new run with a lower peak learning rate, or one whose "
+        "spec.weights names the manifest of an earlier step"
+    )
+
+
+class NonFiniteLossError(RefusedStepError):
+    """Loss or gradient norm is NaN or infinite.
+
+    Args:
+        step: 0-based.
+        loss: of the global batch.
+        grad_norm: before clipping.
+        packs: each pack of the global batch with its share of the loss.
+        cause: where the first value that is not finite was found; None where a second look found none.
+    """
+
+    def __init__(self, step: int, loss: float, grad_norm: float, packs: Mapping[int, float], cause: str | None) -> None:
+        bad = [pack for pack, share in packs.items() if not math.isfinite(share)]
+        where = cause or (
+            "a second forward pass over the same packs and all gradients were finite, which points at the machine"
         )
+        concerned = (
+            f"Packs whose loss is not finite: {ranges(bad)}"
+            if bad
+            else f"The loss of each pack is finite; the step's packs: {ranges(packs)}"
+        )
+        super().__init__(
+            f"step {step}: loss {loss}, gradient norm {grad_norm}; no parameter was changed. "
+            f"Cause: {where}. {concerned}. {self.remedy}"
+        )
+
+
+class LossSpikeError(RefusedStepError):
+    """The loss is further above that of the last steps than `optimization.spike_limit` allows."""
+
+    def __init__(self, step: int, loss: float, limit: float, packs: Mapping[int, float]) -> None:
+        largest = sorted(packs, key=lambda pack: packs[pack], reverse=True)[:_NAMED]
+        shares = ", ".join(f"{pack} ({packs[pack]:.4g})" for pack in largest)
+        super().__init__(
+            f"step {step}: loss {loss:.4g} is above {limit:.4g}, optimization.spike_limit times the mean of the last "
+            f"steps; no parameter was changed. Packs with the largest shares of it: {shares}. {self.remedy}; or raise "
+            "spike_limit"
+        )
+
+
+def ranges(packs: Iterable[int]) -> str:
+    """Numbers in ascending order, runs of neighbours as `first-last`: a global batch has hundreds of packs."""
+    runs: list[list[int]] = []
+    for pack in sorted(packs):
+        if runs and pack == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], pack]
+        else:
+            runs.append([pack])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 class NothingSupervisedError(EngineError):

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +22,12 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.job import JobConfig, OptimizationConfig
 from internvl_trainer.data.stream import Pack
+from internvl_trainer.engine import diagnosis
 from internvl_trainer.engine.batch import share_tiles, to_device
 from internvl_trainer.engine.capacity import check_capacity, settled_partition
+from internvl_trainer.engine.denominator import loss_scales
 from internvl_trainer.engine.errors import (
+    LossSpikeError,
     NonFiniteLossError,
     NothingSupervisedError,
     PeerRejectedBatchError,
@@ -41,6 +46,14 @@ from internvl_trainer.model.internvl import InternVLModel
 from internvl_trainer.model.loss import PackLoss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Verdict(IntEnum):
+    """What a rank thinks of a step whose gradients are there; the largest of all ranks counts."""
+
+    TAKE = 0
+    SPIKE = 1
+    NOT_FINITE = 2
 
 
 class MegatronEngine:
@@ -67,6 +80,7 @@ class MegatronEngine:
         self._geometry = job.model
         self._seed = job.optimization.seed
         self._clip = job.optimization.clip_grad_norm
+        self._denominator = job.optimization.loss_denominator
         self._image_token = image_token
         on_cuda = torch.cuda.is_available()
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
@@ -86,10 +100,12 @@ class MegatronEngine:
         configs.language.finalize_model_grads_func = _finish_gradients
         configs.language.grad_scale_func = self._optimizer.scale_loss
 
-    def train_step(self, packs: Sequence[Pack], learning_rate: float, step: int) -> StepResult:
-        """See `Engine.train_step`. Loss and gradients are normalised once, over the whole global batch."""
+    def train_step(
+        self, packs: Sequence[Pack], learning_rate: float, step: int, *, loss_limit: float | None = None
+    ) -> StepResult:
+        """See `Engine.train_step`."""
         with lost_peers_named(f"step {step}"):
-            return self._train_step(packs, learning_rate, step)
+            return self._train_step(packs, learning_rate, step, loss_limit)
 
     def sharded_model_state(self) -> ShardedStateDict:
         """See `Engine.sharded_model_state`."""
@@ -108,24 +124,22 @@ class MegatronEngine:
         """See `Engine.load_optimizer_state`."""
         self._optimizer.load_state_dict(state)
 
-    def _train_step(self, packs: Sequence[Pack], learning_rate: float, step: int) -> StepResult:
-        weight, tokens, tiles = self._agree_on_batch(packs, step)
+    def _train_step(
+        self, packs: Sequence[Pack], learning_rate: float, step: int, loss_limit: float | None
+    ) -> StepResult:
+        scales, tokens, tiles = self._agree_on_batch(packs, step)
         self._parallel_model.zero_grad_buffer()
         self._optimizer.zero_grad()
-        schedule = get_forward_backward_func()
-        losses = schedule(
-            forward_step_func=_forward_step,
-            data_iterator=self._micro_batches(packs, 1.0 / weight, step),
-            model=self._parallel_model,
-            num_microbatches=len(packs),
-            seq_length=1,  # stages tell each other the true shapes
-            micro_batch_size=1,
-            forward_only=False,
-        )
+        losses = self._run(packs, scales, step)
         loss = self._sum_over_grid(losses)
         self._optimizer.prepare_grads()
         grad_norm = float(self._optimizer.get_grad_norm())
-        self._agree_that_finite(loss, grad_norm, step, packs)
+        verdict = self._agree_on_verdict(loss, grad_norm, loss_limit)
+        if verdict is not Verdict.TAKE:
+            shares = self._shares(packs, losses)
+            if verdict is Verdict.SPIKE and loss_limit is not None:
+                raise LossSpikeError(step, loss, loss_limit, shares)
+            raise NonFiniteLossError(step, loss, grad_norm, shares, self._diagnose(packs, scales, step))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         if self._clip > 0:
@@ -133,35 +147,53 @@ class MegatronEngine:
         self._optimizer.step_with_ready_grads()
         return StepResult(loss, grad_norm, tokens, tiles)
 
-    def _agree_on_batch(self, packs: Sequence[Pack], step: int) -> tuple[float, int, int]:
-        """Loss weight, tokens and tiles of the global batch; all ranks raise if one finds its packs unusable."""
+    def _run(
+        self, packs: Sequence[Pack], scales: Sequence[float], step: int, *, forward_only: bool = False
+    ) -> list[torch.Tensor]:
+        """Forward and backward pass of all micro-batches; on the last stage, each one's summand of the loss."""
+        losses: list[torch.Tensor] = get_forward_backward_func()(
+            forward_step_func=_forward_step,
+            data_iterator=self._micro_batches(packs, scales, step),
+            model=self._parallel_model,
+            num_microbatches=len(packs),
+            seq_length=1,  # stages tell each other the true shapes
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+        return losses
+
+    def _agree_on_batch(self, packs: Sequence[Pack], step: int) -> tuple[tuple[float, ...], int, int]:
+        """Loss scale per micro-step, tokens and tiles of the global batch; all raise if one finds its packs unusable.
+
+        Loss weights are summed over data parallelism and context parallelism, whose ranks would share a pack's tokens.
+        """
         fault: VisualTokenMismatchError | None = None
         try:
             check_placeholders(packs, self._geometry, self._image_token)
         except VisualTokenMismatchError as error:
             fault = error
         mine = (
-            sum(float(pack.weights_S.sum(dtype="float64")) for pack in packs),
             sum(len(pack.tokens_S) for pack in packs),
             sum(pack.tile_count for pack in packs),
             float(fault is not None),
+            *(float(pack.weights_S.sum(dtype="float64")) for pack in packs),
         )
         sums = torch.tensor(mine, dtype=torch.float64, device=self._device)
-        torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group())
-        weight, tokens, tiles, faults = sums.tolist()
+        torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+        tokens, tiles, faults, *weights = sums.tolist()
         if fault is not None:
             raise fault
         if faults:
             raise PeerRejectedBatchError(step)
-        if weight <= 0:
+        if sum(weights) <= 0:
             raise NothingSupervisedError(step, tuple(pack.index for pack in packs))
-        return weight, int(tokens), int(tiles)
+        return loss_scales(weights, self._denominator), int(tokens), int(tiles)
 
-    def _micro_batches(self, packs: Sequence[Pack], scale: float, step: int) -> Iterator[MicroBatch]:
+    def _micro_batches(self, packs: Sequence[Pack], scales: Sequence[float], step: int) -> Iterator[MicroBatch]:
         """Packs as micro-batches, each moved to the device when its turn comes."""
         group = parallel_state.get_tensor_model_parallel_group()
         side = self._geometry.vision.image_size
-        for number, pack in enumerate(packs):
+        for number, (pack, scale) in enumerate(zip(packs, scales, strict=True)):
             position = number * self._place.data_size + self._place.data_rank
             place = DropPathPlace(self._seed, step, position)
             batch = to_device(pack, self._image_token, self._device, place, scale)
@@ -176,15 +208,43 @@ class MegatronEngine:
         if losses:
             total += torch.stack(losses).double().sum()
         torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
-        torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         return total.item()
 
-    def _agree_that_finite(self, loss: float, grad_norm: float, step: int, packs: Sequence[Pack]) -> None:
-        """All ranks go on, or all raise."""
-        bad = torch.tensor(float(not (math.isfinite(loss) and math.isfinite(grad_norm))), device=self._device)
-        torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
-        if bad.item():
-            raise NonFiniteLossError(step, loss, grad_norm, tuple(pack.index for pack in packs))
+    def _agree_on_verdict(self, loss: float, grad_norm: float, loss_limit: float | None) -> Verdict:
+        """What all ranks do with the step: the worst that any of them thinks of it."""
+        verdict = Verdict.TAKE
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            verdict = Verdict.NOT_FINITE
+        elif loss_limit is not None and loss > loss_limit:
+            verdict = Verdict.SPIKE
+        votes = torch.tensor(float(verdict), device=self._device)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
+        return Verdict(int(votes.item()))
+
+    def _shares(self, packs: Sequence[Pack], losses: Sequence[torch.Tensor]) -> dict[int, float]:
+        """Each pack of the global batch, by its number, with its summand of the loss; the same on all ranks."""
+        mine = {pack.index: loss.item() for pack, loss in zip(packs, losses, strict=False)}
+        shares = {pack: share for rank in _gather(mine) for pack, share in rank.items()}
+        return dict(sorted(shares.items()))
+
+    def _diagnose(self, packs: Sequence[Pack], scales: Sequence[float], step: int) -> str | None:
+        """Where on the whole grid the first value is that is not finite; the same on all ranks."""
+        fault = diagnosis.first_fault(
+            self.model,
+            parallel_state.get_pipeline_model_parallel_rank(),
+            [pack.index for pack in packs],
+            partial(self._run, packs, scales, step, forward_only=True),
+        )
+        first = diagnosis.earliest(_gather(fault))
+        return first and first.description
+
+
+def _gather[T](mine: T) -> list[T]:
+    """What each rank has, in rank order."""
+    of_rank: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(of_rank, mine)
+    return of_rank
 
 
 def _forward_step(batches: Iterator[MicroBatch], model: torch.nn.Module) -> tuple[Any, Any]:

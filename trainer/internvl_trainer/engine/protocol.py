@@ -12,8 +12,9 @@ ShardedStateDict = dict[str, Any]
 class StepResult(NamedTuple):
     """What one optimizer step did, over the whole global batch; the same on all ranks.
 
-    `loss` is sum(weight * cross entropy) / sum(weight). `tokens` counts tokens of packs (there is no padding), `tiles`
-    the image tiles, blank tiles of text packs excluded. `grad_norm` is taken before clipping.
+    `loss` is the weighted mean of the cross entropies, by `optimization.loss_denominator`. `tokens` counts tokens of
+    packs (there is no padding), `tiles` the image tiles, blank tiles of text packs excluded. `grad_norm` is taken
+    before clipping.
     """
 
     loss: float
@@ -25,11 +26,14 @@ class StepResult(NamedTuple):
 class Engine(Protocol):
     """Trains a model on packs. Every method is collective: call it on all ranks, in the same order."""
 
-    def train_step(self, packs: Sequence[Pack], learning_rate: float, step: int) -> StepResult:
+    def train_step(
+        self, packs: Sequence[Pack], learning_rate: float, step: int, *, loss_limit: float | None = None
+    ) -> StepResult:
         """One optimizer step on this data-parallel rank's micro-batches; `step` is 0-based.
 
         Raises:
-            NonFiniteLossError: on all ranks, before any parameter changed.
+            NonFiniteLossError: on all ranks, before any parameter changed; loss or gradient norm is NaN or infinite.
+            LossSpikeError: on all ranks, before any parameter changed; the loss is above `loss_limit`.
             VisualTokenMismatchError: a pack's placeholders do not match its tiles.
             PeerLostError: a collective failed.
         """

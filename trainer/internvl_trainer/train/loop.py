@@ -12,6 +12,7 @@ from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.protocol import Engine
 from internvl_trainer.train.interrupt import InterruptedTrainingError
 from internvl_trainer.train.lr import cosine
+from internvl_trainer.train.spike import loss_limit
 
 FRESH = TrainState(step=0, tokens=0, data_packs=0, metrics=())
 
@@ -40,7 +41,10 @@ def train(
     observer: Observer,
     should_stop: Callable[[], bool],
 ) -> TrainState:
-    """Train a stage from where it stands to its last step, and publish what it has to publish. Collective.
+    """Train a stage from where it stands to its end, and publish what it has to publish. Collective.
+
+    The stage ends with the step in which its tokens reach `optimization.stop_after_tokens`, or with the last of
+    `optimization.steps`; the learning rate follows its own schedule, whichever comes first.
 
     Args:
         feed: this rank's packs of each step, from a step on.
@@ -48,25 +52,31 @@ def train(
 
     Raises:
         InterruptedTrainingError: `should_stop` said so; a checkpoint of the last whole step is committed.
+        NonFiniteLossError, LossSpikeError: a step is not one to take; the last checkpoint stays the newest.
     """
     state = checkpoints.resume(engine)
     if state is None:
         checkpoints.initialise(engine)
         state = FRESH
     saved: ManifestRef | None = None
+    done = _is_done(job, state)
     with feed(state.step) as steps:
-        for packs in steps:
-            state, saved = _step(job, engine, packs, state), None
+        while not done:
+            state, saved = _step(job, engine, next(steps), state), None
             observer.stepped(state)
-            stopping = should_stop()
-            if stopping or state.step % job.checkpoint.every_steps == 0 or state.step == job.optimization.steps:
+            done, stopping = _is_done(job, state), should_stop()
+            if done or stopping or state.step % job.checkpoint.every_steps == 0:
                 saved = checkpoints.save(engine, state)
                 observer.saved(state, saved)
-            if stopping and state.step < job.optimization.steps:
+            if stopping and not done:
                 raise InterruptedTrainingError(state.step, saved.uri if saved else "nothing")
     # A stage that was resumed at its end has no step left, and commits under its own attempt what it resumed.
     checkpoints.publish(saved or checkpoints.save(engine, state))
     return state
+
+
+def _is_done(job: JobConfig, state: TrainState) -> bool:
+    return job.optimization.is_done(step=state.step, tokens=state.tokens)
 
 
 def _step(job: JobConfig, engine: Engine, packs: list[Pack], state: TrainState) -> TrainState:
@@ -79,7 +89,8 @@ def _step(job: JobConfig, engine: Engine, packs: list[Pack], state: TrainState) 
         minimum=settings.min_lr,
     )
     begun = time.monotonic()
-    result = engine.train_step(packs, rate, state.step)
+    limit = loss_limit(state.metrics, settings.spike_limit)
+    result = engine.train_step(packs, rate, state.step, loss_limit=limit)
     metrics = StepMetrics(
         step=state.step + 1,
         loss=result.loss,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,17 +20,22 @@ pytestmark = pytest.mark.unit
 class Diary:
     """Engine, checkpoints, feed and observer in one, which writes down what happens to it."""
 
-    def __init__(self, resumed: TrainState | None = None) -> None:
+    def __init__(self, resumed: TrainState | None = None, *, data: int = 10) -> None:
         self.resumed = resumed
+        self.data = data
         self.rates: list[float] = []
         self.saved_at: list[int] = []
         self.seen: list[int] = []
         self.started_fresh = False
         self.published: list[str] = []
+        self.limits: list[float | None] = []
 
-    def train_step(self, packs: list[int], learning_rate: float, step: int) -> StepResult:
+    def train_step(
+        self, packs: list[int], learning_rate: float, step: int, *, loss_limit: float | None = None
+    ) -> StepResult:
         assert packs == [step]
         self.rates.append(learning_rate)
+        self.limits.append(loss_limit)
         return StepResult(loss=10.0 - step, grad_norm=1.0, tokens=100, tiles=3)
 
     def resume(self, engine: "Diary") -> TrainState | None:
@@ -48,7 +54,7 @@ class Diary:
 
     @contextmanager
     def feed(self, first: int) -> Iterator[Iterator[list[int]]]:
-        yield iter([[step] for step in range(first, 10)])
+        yield iter([[step] for step in range(first, self.data)])
 
     def stepped(self, state: TrainState) -> None:
         self.seen.append(state.step)
@@ -57,8 +63,8 @@ class Diary:
         assert checkpoint.uri.endswith(f"step-{state.step}")
 
 
-def run(diary: Diary, tmp_path: Path, *, stop_after: int | None = None) -> TrainState:
-    settings = {"steps": 10, "warmup_steps": 4, "peak_lr": 1.0, "global_batch": 2}
+def run(diary: Diary, tmp_path: Path, *, stop_after: int | None = None, **changes: Any) -> TrainState:
+    settings = {"steps": 10, "warmup_steps": 4, "peak_lr": 1.0, "global_batch": 2} | changes
     config = job(tmp_path, tmp_path, optimization=settings, checkpoint={"every_steps": 4})
     return train(config, diary, diary, diary.feed, diary, lambda: stop_after == diary.seen[-1])  # type: ignore[arg-type]
 
@@ -114,3 +120,43 @@ def test_a_stage_that_is_resumed_at_its_end_commits_and_publishes_again(tmp_path
     assert diary.seen == []
     assert diary.saved_at == [10]
     assert diary.published == ["s3://bucket/step-10"]
+
+
+@pytest.mark.parametrize(("limit", "last"), [(1, 1), (500, 5), (501, 6), (1000, 10), (5000, 10)])
+def test_a_stage_ends_with_the_step_in_which_its_tokens_reach_the_limit_or_with_its_steps(
+    limit: int, last: int, tmp_path: Path
+) -> None:
+    diary = Diary()
+    state = run(diary, tmp_path, stop_after_tokens=limit)
+    assert (state.step, diary.seen[-1]) == (last, last)
+    assert diary.saved_at[-1] == last
+    assert diary.published == [f"s3://bucket/step-{last}"]
+
+
+def test_the_learning_rate_does_not_hurry_for_a_stage_that_its_tokens_end(tmp_path: Path) -> None:
+    whole, short = Diary(), Diary()
+    run(whole, tmp_path)
+    run(short, tmp_path, stop_after_tokens=600)
+    assert short.rates == whole.rates[:6]
+
+
+def test_a_stage_that_its_tokens_have_ended_takes_no_step_when_resumed(tmp_path: Path) -> None:
+    diary = Diary(resumed=TrainState(step=5, tokens=500, data_packs=10, metrics=()))
+    run(diary, tmp_path, stop_after_tokens=500)
+    assert diary.rates == []
+    assert diary.saved_at == [5]
+    assert diary.published == ["s3://bucket/step-5"]
+
+
+def test_a_step_may_not_exceed_the_mean_of_the_last_twenty_by_more_than_the_limit(tmp_path: Path) -> None:
+    diary = Diary(data=30)
+    state = run(diary, tmp_path, steps=30, spike_limit=3.0)
+    losses = [metrics.loss for metrics in state.metrics]
+    assert diary.limits[:20] == [None] * 20
+    assert diary.limits[20:] == [pytest.approx(3 * sum(losses[n - 20 : n]) / 20) for n in range(20, 30)]
+
+
+def test_without_a_limit_no_loss_is_a_spike(tmp_path: Path) -> None:
+    diary = Diary(data=30)
+    run(diary, tmp_path, steps=30)
+    assert set(diary.limits) == {None}
