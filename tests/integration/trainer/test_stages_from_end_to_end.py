@@ -63,6 +63,12 @@ def _manifest_path(config: JobConfig, step: int) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
+def _newest(config: JobConfig) -> Path:
+    """The manifest of the last step that this attempt committed."""
+    committed = [path for step in range(1, 10) if (path := _manifest_path(config, step)).exists()]
+    return committed[-1]
+
+
 @pytest.fixture(scope="module")
 def stage_one(world: Path, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """A finished first stage that offers its vision encoder."""
@@ -83,6 +89,25 @@ def test_a_stage_learns_and_ends_with_a_final_manifest(stage_one: JobConfig) -> 
     assert final.data_packs == STEPS * stage_one.optimization.global_batch
     assert final.loss.last < 0.8 * final.loss.first
     assert set(final.components) == {"vision", "projector", "language", "optimizer", "state"}
+
+
+def test_a_stage_that_its_tokens_end_has_a_final_manifest_and_takes_no_further_step(
+    world: Path, tmp_path: Path
+) -> None:
+    settings = {"steps": 9, "stop_after_tokens": 1500}
+    first = job(world, tmp_path / "store", optimization=settings, checkpoint={"every_steps": 9, "publish": ("vision",)})
+    assert work(first, tmp_path) == ([0], "")
+    steps = from_lines(_newest(first).with_name(keys.METRICS_NAME).read_bytes())
+    assert sum(each.tokens for each in steps) >= 1500 > sum(each.tokens for each in steps[:-1])
+    final = manifest_of(first, len(steps))
+    assert (final.step, final.total_steps, final.is_final) == (len(steps), len(steps), True)
+    assert len(steps) < 9
+
+    second = first.model_copy(update={"attempt": 2})
+    assert work(second, tmp_path) == ([0], "")
+    again = manifest_of(second, len(steps))
+    assert again.is_final
+    assert curve(second, len(steps)) == curve(first, len(steps))
 
 
 def test_a_stopped_stage_goes_on_bit_for_bit_where_it_stood(world: Path, stage_one: JobConfig, tmp_path: Path) -> None:

@@ -195,13 +195,15 @@ class Checkpointer:
         return _ref(uri, payload)
 
     def _manifest(self, folder: Path, train_state: TrainState, objects: list[StoredObject], origin: Origin) -> Manifest:
-        job = self._job
+        job, settings = self._job, self._job.optimization
+        is_done = settings.is_done(step=train_state.step, tokens=train_state.tokens)
         return Manifest(
             run=job.run,
             stage=job.stage,
             attempt=job.attempt,
             step=train_state.step,
-            total_steps=job.optimization.steps,
+            # A stage that its tokens ended has no step left, however many its config allows.
+            total_steps=train_state.step if is_done else settings.steps,
             tokens=train_state.tokens,
             data_packs=train_state.data_packs,
             created_at=datetime.now(UTC),

@@ -76,7 +76,9 @@ class Manifest(Contract):
     stage: str
     attempt: int = Field(ge=1)
     step: int = Field(ge=0)
-    total_steps: int = Field(ge=0)
+    total_steps: int = Field(
+        ge=0, description="steps after which the stage is done: `step` itself where its tokens have ended it"
+    )
     tokens: int = Field(ge=0, description="tokens trained on in this stage, padding excluded")
     data_packs: int = Field(ge=0)
     created_at: datetime

@@ -28,7 +28,7 @@ class ProgressReport(Contract):
     stage: str
     attempt: int = Field(ge=1)
     step: int = Field(ge=0, description="finished optimizer steps of the stage")
-    total_steps: int = Field(ge=1)
+    total_steps: int = Field(ge=1, description="expected; an estimate where tokens end the stage before its steps do")
     loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None

@@ -1,10 +1,11 @@
 """How fast training goes: from step metrics to a line for people and a report for the operator. Pure."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from internvl_trainer.checkpoint.state import StepMetrics
-from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.job import JobConfig, OptimizationConfig
 from internvl_trainer.contract.progress import CheckpointProgress, ProgressReport
 
 WINDOW = 10
@@ -21,7 +22,7 @@ def report(
         now: with time zone.
         checkpoint: the newest one that this attempt committed.
     """
-    recent, last, total = metrics[-WINDOW:], metrics[-1], job.optimization.steps
+    recent, last, total = metrics[-WINDOW:], metrics[-1], expected_steps(job.optimization, metrics)
     seconds = max(sum(each.seconds for each in recent), 1e-6)
     tokens = sum(each.tokens for each in recent)
     capacity = len(recent) * job.optimization.global_batch * job.data.pack_tokens
@@ -40,6 +41,20 @@ def report(
         checkpoint=checkpoint,
         reported_at=now,
     )
+
+
+def expected_steps(settings: OptimizationConfig, metrics: Sequence[StepMetrics]) -> int:
+    """Steps after which the stage will be done, if steps go on holding as many tokens as the last ones did.
+
+    Args:
+        metrics: of all of the stage's steps, oldest first, at least one.
+    """
+    if settings.stop_after_tokens is None:
+        return settings.steps
+    recent = metrics[-WINDOW:]
+    left = max(0, settings.stop_after_tokens - sum(each.tokens for each in metrics))
+    tokens_per_step = max(1.0, sum(each.tokens for each in recent) / len(recent))
+    return min(settings.steps, metrics[-1].step + math.ceil(left / tokens_per_step))
 
 
 def line(status: ProgressReport, last: StepMetrics) -> str:

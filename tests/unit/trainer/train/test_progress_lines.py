@@ -83,3 +83,11 @@ def test_steps_go_to_the_terminal_or_into_the_log_and_always_to_the_operator(
     written = capsys.readouterr().out.encode()
     assert ([live.parse(line) for line in written.splitlines()] == told) is to_terminal
     assert ("step 1/100" in caplog.text) is not to_terminal
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(20_000, 20), (20_001, 21), (35_500, 36), (10**9, 100), (500, 20)])
+def test_where_tokens_end_the_stage_its_last_step_is_estimated(tmp_path, limit: int, expected: int) -> None:
+    config = job(tmp_path, tmp_path, optimization={"steps": 100, "stop_after_tokens": limit})
+    status = progress.report(config, [metrics(step, 2.0) for step in range(1, 21)], NOW)
+    assert status.total_steps == expected
+    assert status.eta_seconds == pytest.approx((expected - 20) * 2.0)
