@@ -1,7 +1,7 @@
 """Our InternViT, projector and language model compute what the reference computes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -42,43 +42,54 @@ def test_vision_encoder_in_the_6b_style_normalises_q_and_k_over_all_heads(tensor
         torch.testing.assert_close(torch.tensor(output), expected_NSH, atol=ABSOLUTE, rtol=0)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=lambda tensor: f"tp{tensor}")
-def forward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Forward:
-    case = WHOLE[0]
-    layout = ParallelLayout(tensor=request.param)
+class Compared(NamedTuple):
+    """A golden case, and what our model made of it."""
+
+    case: dict[str, Any]
+    forward: Forward
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(case, tensor) for case in WHOLE for tensor in (1, 2)],
+    ids=lambda param: f"{param[0]['kind']}-tp{param[1]}",
+)
+def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    case, tensor = request.param
+    layout = ParallelLayout(tensor=tensor)
     config = _job(case, layout, tmp_path_factory.mktemp("golden"))
     results = on_grid(layout, golden_cases.run_model, config, case)
     assert all(result.losses_K == results[0].losses_K for result in results)
-    return results[0]
+    return Compared(case, results[0])
 
 
-def test_visual_tokens(forward: Forward) -> None:
-    case = WHOLE[0]
+def test_visual_tokens(compared: Compared) -> None:
+    case, forward = compared
     assert forward.visual_TH[0] == pytest.approx(case["projected_feature_tok0"], abs=ABSOLUTE)
     assert forward.visual_TH[4 + 3] == pytest.approx(case["projected_feature_tok3_img1"], abs=ABSOLUTE)
 
 
-def test_losses_of_packed_samples_are_those_of_the_samples_alone(forward: Forward) -> None:
-    expected = WHOLE[0]["per_token_loss_A"] + WHOLE[0]["per_token_loss_B"]
-    assert forward.losses_K == pytest.approx(expected, rel=RELATIVE)
+def test_losses_of_packed_samples_are_those_of_the_samples_alone(compared: Compared) -> None:
+    expected = compared.case["per_token_loss_A"] + compared.case["per_token_loss_B"]
+    assert compared.forward.losses_K == pytest.approx(expected, rel=RELATIVE)
 
 
-def test_logits_leave_out_the_columns_that_pad_the_vocabulary(forward: Forward) -> None:
-    case = WHOLE[0]
-    for ours, name in zip(forward.logits, ("logits_A_last", "logits_A_pos13", "logits_B_last"), strict=True):
-        assert ours == pytest.approx(case[name], abs=ABSOLUTE)
+def test_logits_leave_out_the_columns_that_pad_the_vocabulary(compared: Compared) -> None:
+    names = ("logits_A_last", "logits_A_pos13", "logits_B_last")
+    for ours, name in zip(compared.forward.logits, names, strict=True):
+        assert ours == pytest.approx(compared.case[name], abs=ABSOLUTE)
 
 
-def test_pack_losses_for_the_three_weightings(forward: Forward) -> None:
-    assert forward.packed == pytest.approx(WHOLE[0]["packed_loss"], rel=RELATIVE)
+def test_pack_losses_for_the_three_weightings(compared: Compared) -> None:
+    assert compared.forward.packed == pytest.approx(compared.case["packed_loss"], rel=RELATIVE)
 
 
-def test_gradient_of_every_parameter(forward: Forward) -> None:
-    expected = WHOLE[0]["grad_norms_packed_square"]
+def test_gradient_of_every_parameter(compared: Compared) -> None:
+    expected = compared.case["grad_norms_packed_square"]
     total = sum(norm**2 for norm in expected.values()) ** 0.5
-    assert forward.grad_norm == pytest.approx(total, rel=2e-5)
-    if forward.gradient_norms:  # a single rank holds them whole
-        assert forward.gradient_norms == pytest.approx(expected, rel=2e-4, abs=1e-8)
+    assert compared.forward.grad_norm == pytest.approx(total, rel=2e-5)
+    if compared.forward.gradient_norms:  # a single rank holds them whole
+        assert compared.forward.gradient_norms == pytest.approx(expected, rel=2e-4, abs=1e-8)
 
 
 def _job(case: dict[str, Any], layout: ParallelLayout, folder: Path) -> JobConfig:
