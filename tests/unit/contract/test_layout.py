@@ -6,21 +6,47 @@ from hypothesis import strategies as st
 
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.job import PartitionConfig
-from internvl_trainer.contract.layout import layout_problems
+from internvl_trainer.contract.layout import head_slots, layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
 
 pytestmark = pytest.mark.unit
 
 
-def test_a_vision_encoder_of_25_heads_cannot_be_cut_by_eight() -> None:
-    (problem,) = layout_problems(catalog.get("InternVL2_5-26B"), ParallelLayout(tensor=8, pipeline=2))
+def test_a_vision_encoder_of_25_heads_can_be_cut_by_what_its_language_model_can() -> None:
+    for size in ("26B", "38B", "78B"):
+        model = catalog.get(f"InternVL2_5-{size}")
+        assert [layout_problems(model, ParallelLayout(tensor=tensor)) for tensor in (1, 2, 4, 8)] == [()] * 4
 
-    assert (problem.axis, problem.field, problem.value, problem.divisor) == ("tensor", "vision.heads", 25, 8)
-    assert problem.allowed == (1,)
+
+def test_heads_that_do_not_divide_are_told_with_the_sizes_that_do() -> None:
+    (problem,) = layout_problems(catalog.get("InternVL2_5-1B"), ParallelLayout(tensor=4))
+
+    assert (problem.axis, problem.field, problem.value, problem.divisor) == ("tensor", "language.heads", 14, 4)
+    assert problem.allowed == (1, 2)
     assert str(problem) == (
-        "the 25 attention heads of the vision encoder (vision.heads) cannot be shared evenly by 8 tensor-parallel "
-        "ranks; tensor can be 1"
+        "the 14 attention heads of the language model (language.heads) cannot be shared evenly by 4 tensor-parallel "
+        "ranks; tensor can be 1, 2"
     )
+
+
+def test_where_ranks_share_tiles_nothing_of_the_vision_encoder_has_to_divide() -> None:
+    model = catalog.get("InternVL2_5-26B")
+    odd = model.model_copy(update={"vision": model.vision.model_copy(update={"ffn": 12801})})
+
+    (problem,) = layout_problems(odd, ParallelLayout(tensor=2))
+
+    assert (problem.field, problem.value) == ("vision.ffn", 12801)
+    assert layout_problems(odd, ParallelLayout(tensor=2), PartitionConfig(vision="tiles")) == ()
+
+
+def test_25_heads_take_26_28_and_32_slots_at_two_four_and_eight_ranks() -> None:
+    assert [head_slots(25, ranks) for ranks in (1, 2, 4, 5, 8)] == [25, 26, 28, 25, 32]
+
+
+@given(heads=st.integers(1, 64), ranks=st.integers(1, 64))
+def test_slots_hold_all_heads_divide_evenly_and_are_no_more_than_needed(heads: int, ranks: int) -> None:
+    assert head_slots(heads, ranks) % ranks == 0
+    assert 0 <= head_slots(heads, ranks) - heads < ranks
 
 
 def test_stages_need_not_be_equal_and_the_first_may_hold_the_vision_encoder_alone() -> None:
@@ -75,10 +101,14 @@ def test_few_key_value_heads_are_repeated_and_an_uneven_share_is_refused() -> No
     assert (problem.field, problem.value, problem.divisor) == ("language.kv_heads", 3, 2)
 
 
-@given(st.sampled_from(list(catalog.MODELS.values())), st.integers(1, 64))
-def test_a_tensor_size_is_refused_exactly_where_it_is_not_among_those_allowed(model, tensor) -> None:
-    for problem in layout_problems(model, ParallelLayout(tensor=tensor)):
+@given(
+    st.sampled_from(list(catalog.MODELS.values())),
+    st.integers(1, 64),
+    st.sampled_from([PartitionConfig(vision="tensor"), PartitionConfig(vision="tiles")]),
+)
+def test_a_tensor_size_is_refused_exactly_where_it_is_not_among_those_allowed(model, tensor, partition) -> None:
+    for problem in layout_problems(model, ParallelLayout(tensor=tensor), partition):
         assert problem.divisor == tensor
         assert tensor not in problem.allowed
         for allowed in problem.allowed:
-            assert layout_problems(model, ParallelLayout(tensor=allowed)) == ()
+            assert layout_problems(model, ParallelLayout(tensor=allowed), partition) == ()

@@ -29,7 +29,7 @@ class LayoutProblem:
     axis: Literal["tensor"]
     """The field of the layout that is wrong."""
     field: str
-    """The field of the geometry that it does not divide, such as `vision.heads`."""
+    """The field of the geometry that it does not divide, such as `language.heads`."""
     what: str
     value: int
     divisor: int
@@ -51,17 +51,27 @@ def layout_problems(
 ) -> tuple[LayoutProblem | SplitProblem, ...]:
     """All that keeps a model from being cut to a process grid; empty where it can be.
 
-    Tensor parallelism splits heads and MLP channels of vision encoder and language model alike, and either splits the
-    key-value heads or repeats each of them on equally many ranks. Pipeline parallelism gives each stage some language
-    layers in a row, not always equally many; the vision encoder is on the first stage, whole, and may be all of it.
+    Tensor parallelism splits heads and MLP channels of the language model, and either splits the key-value heads or
+    repeats each of them on equally many ranks. Of the vision encoder it splits the MLP channels and any number of
+    heads, evenly or not; or, where `partition` says so, the tiles alone. Pipeline parallelism gives each stage some
+    language layers in a row, not always equally many; the vision encoder is on the first stage, whole, and may be all
+    of it.
     """
     problems: list[LayoutProblem | SplitProblem] = []
-    for cut in _cuts(model):
+    for cut in _cuts(model, partition):
         if not cut.fits(cut.value, layout.tensor):
-            allowed = _allowed(model)
+            allowed = _allowed(model, partition)
             problems.append(LayoutProblem("tensor", cut.field, cut.what, cut.value, layout.tensor, allowed))
     problems.extend(_pipeline_problems(model.language.layers, layout.pipeline, partition.pipeline_layers))
     return tuple(problems)
+
+
+def head_slots(heads: int, ranks: int) -> int:
+    """Attention heads inside a vision encoder whose weights `ranks` ranks share: filled up to a multiple of the ranks.
+
+    25 heads take 26, 28 and 32 slots at 2, 4 and 8 ranks; slots beyond the true heads hold zeros and cost like others.
+    """
+    return -(-heads // ranks) * ranks
 
 
 @dataclass(frozen=True)
@@ -72,19 +82,19 @@ class _Cut:
     fits: Callable[[int, int], bool]
 
 
-def _cuts(model: ModelGeometry) -> list[_Cut]:
+def _cuts(model: ModelGeometry, partition: PartitionConfig) -> list[_Cut]:
     vision, language = model.vision, model.language
+    encoder = [_Cut("vision.ffn", "MLP channels of the vision encoder", vision.ffn, _divides)]
     return [
-        _Cut("vision.heads", "attention heads of the vision encoder", vision.heads, _divides),
-        _Cut("vision.ffn", "MLP channels of the vision encoder", vision.ffn, _divides),
+        *(encoder if partition.vision == "tensor" else []),
         _Cut("language.heads", "attention heads of the language model", language.heads, _divides),
         _Cut("language.ffn", "MLP channels of the language model", language.ffn, _divides),
         _Cut("language.kv_heads", "key-value heads of the language model", language.kv_heads, _divides_or_repeats),
     ]
 
 
-def _allowed(model: ModelGeometry) -> tuple[int, ...]:
-    cuts = _cuts(model)
+def _allowed(model: ModelGeometry, partition: PartitionConfig) -> tuple[int, ...]:
+    cuts = _cuts(model, partition)
     most = min(cut.value for cut in cuts if cut.fits is _divides)
     return tuple(size for size in range(1, most + 1) if all(cut.fits(cut.value, size) for cut in cuts))
 

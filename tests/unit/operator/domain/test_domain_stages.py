@@ -58,7 +58,6 @@ def test_its_own_values_win_one_by_one_in_data_and_as_a_whole_in_parallelism() -
         ),
         ({"parallelism": {"tensor": 2, "data": 4}}, "spec.parallelism.data", "is 4, but 4 processes"),
         ({"parallelism": {"tensor": 4}, "model": "InternVL2_5-1B"}, "spec.parallelism.tensor", "14 attention heads"),
-        ({"parallelism": {"tensor": 8}, "model": "InternVL2_5-26B"}, "spec.parallelism.tensor", "25 attention heads"),
         (
             {"parallelism": {"pipeline": 4}, "resources": {"nodes": 4}},
             "spec.parallelism.pipeline",
@@ -129,7 +128,7 @@ def test_a_layout_fills_the_nodes_exactly_or_there_is_none(
     expansion = expand(spec)
 
     world, grid, batch = nodes * processes, tensor * pipeline, spec.stages[0].global_batch
-    fits = world % grid == 0 and tensor in (1, 2) and pipeline <= 3 and batch % (world // grid) == 0
+    fits = world % grid == 0 and tensor in (1, 2, 6) and pipeline <= 3 and batch % (world // grid) == 0
     assert (not expansion.problems) == fits
     assert all(stage.layout.world == world for stage in expansion.stages)
 
