@@ -34,14 +34,16 @@ class Forward(NamedTuple):
     grad_norm: float
 
 
-def run_vision(place: Place, geometry: VisionGeometry, tensor: int) -> list[list[list[float]]]:
-    """Output of a vision encoder with formula weights on two formula tiles, [N, S, H]."""
+def run_vision(
+    place: Place, geometry: VisionGeometry, tensor: int, *, tiles: int = 2, side: int | None = None
+) -> list[list[list[float]]]:
+    """Output of a vision encoder with formula weights on formula tiles, of its own size by default, [N, S, H]."""
     shell = _shell(geometry)
     model = InternViT(model_configs(shell, ParallelLayout(tensor=tensor)).vision, geometry)
     source = golden.vision_source(geometry)
     with torch.no_grad():
         fill(model, source)
-        x_SNH = model(golden.pixels(2, geometry.image_size))
+        x_SNH = model(golden.pixels(tiles, side or geometry.image_size))
     return x_SNH.transpose(0, 1).tolist()
 
 

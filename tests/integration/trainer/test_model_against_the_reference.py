@@ -33,6 +33,16 @@ def test_vision_encoder(case: dict[str, Any], tensor: int) -> None:
         assert float(x_NSH.abs().sum()) == pytest.approx(case["abs_sum"], rel=RELATIVE)
 
 
+@pytest.mark.parametrize("case", VISION, ids=lambda case: case["kind"])
+def test_vision_encoder_on_tiles_of_another_size(case: dict[str, Any]) -> None:
+    geometry, expected = golden.vision_geometry(case["config"]), case["interp_42px"]
+    (output,) = on_grid(ParallelLayout(), golden_cases.run_vision, geometry, 1, tiles=1, side=42)
+    x_NSH = torch.tensor(output)
+    assert x_NSH.size(1) == expected["tokens"]
+    assert x_NSH[0, 1].tolist() == pytest.approx(expected["tok1"], abs=ABSOLUTE)
+    assert float(x_NSH.abs().sum()) == pytest.approx(expected["abs_sum"], rel=RELATIVE)
+
+
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_vision_encoder_in_the_6b_style_normalises_q_and_k_over_all_heads(tensor: int) -> None:
     config = VISION[0]["config"] | {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True}

@@ -263,6 +263,8 @@ def _summand(loss: PackLoss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def _finish_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None = None, **options: Any) -> None:
     """Sum gradients over data-parallel ranks without megatron's division by tokens: the loss is normalised already."""
     finalize_model_grads(model, None, **options)
+    for chunk in model:
+        chunk.module.sum_gradients()
 
 
 def _build_optimizer(config: OptimizationConfig, dtype: torch.dtype, model: DistributedDataParallel) -> Any:

@@ -7,7 +7,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
 from internvl_trainer.contract.job import PartitionConfig, RecomputeConfig
-from internvl_trainer.contract.layout import layout_problems
+from internvl_trainer.contract.layout import head_slots, layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
 from internvl_trainer.model.errors import LayoutError
 
@@ -39,7 +39,7 @@ def model_configs(
     Args:
         geometry: which model.
         layout: sizes of the tensor, pipeline and data axes.
-        partition: how the model is cut to them. Language layers are spread evenly where it does not say how.
+        partition: what of the model the axes share. Language layers are spread evenly where it does not say how.
         dtype: of parameters and activations, float32 or bfloat16.
         recompute: what is computed again in the backward pass; `whole` implies `layers` while that pass runs.
 
@@ -51,7 +51,11 @@ def model_configs(
         raise LayoutError(geometry.name, problems)
     shared = _shared(layout, dtype)
     return ModelConfigs(
-        vision=_vision(geometry.vision, shared | _recompute(recompute.vision)),
+        vision=_vision(
+            geometry.vision,
+            1 if partition.vision == "tiles" else layout.tensor,
+            shared | _recompute(recompute.vision),
+        ),
         projector=TransformerConfig(
             num_layers=1,
             hidden_size=geometry.language.hidden,
@@ -97,11 +101,13 @@ def _recompute(what: str) -> dict[str, Any]:
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def _vision(geometry: VisionGeometry, shared: dict[str, Any]) -> TransformerConfig:
+def _vision(geometry: VisionGeometry, tensor: int, shared: dict[str, Any]) -> TransformerConfig:
+    """The encoder's configuration, its layers cut for `tensor` ranks."""
     return TransformerConfig(
         num_layers=geometry.layers,
         hidden_size=geometry.hidden,
-        num_attention_heads=geometry.heads,
+        num_attention_heads=head_slots(geometry.heads, tensor),
+        kv_channels=geometry.hidden // geometry.heads,
         ffn_hidden_size=geometry.ffn,
         normalization={"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}[geometry.norm],
         layernorm_epsilon=geometry.norm_eps,
@@ -109,7 +115,7 @@ def _vision(geometry: VisionGeometry, shared: dict[str, Any]) -> TransformerConf
         add_bias_linear=True,
         add_qkv_bias=geometry.qkv_bias,
         qk_layernorm=geometry.qk_norm,
-        **shared,
+        **shared | {"tensor_model_parallel_size": tensor},
     )
 
 

@@ -23,6 +23,9 @@ from internvl_trainer.model.internvl import MODULE_OF, InternVLModel
 STD = 0.02
 """Standard deviation of matrices and embeddings; matrices that write to a residual get STD / sqrt(2 * layers)."""
 
+STACKED = ".layers."
+"""In the key of a tensor that is one layer of a stack; checkpoints hold a stack as one tensor."""
+
 
 @torch.no_grad()
 def fill(
@@ -32,10 +35,11 @@ def fill(
     for shard in _shards(model):
         if not shard.key.startswith(prefixes):
             continue
-        stacked = shard.prepend_axis_num
+        stacked = int(STACKED in shard.key)
         layer = shard.global_offset[0] if stacked else None
         whole = source(WholeTensor(shard.key, layer, tuple(shard.global_shape[stacked:])))
-        for axis, (offset, length) in enumerate(zip(shard.global_offset[stacked:], shard.local_shape, strict=True)):
+        lengths = shard.local_shape[stacked - shard.prepend_axis_num :]
+        for axis, (offset, length) in enumerate(zip(shard.global_offset[stacked:], lengths, strict=True)):
             whole = whole.narrow(axis, offset, length)
         shard.data.copy_(whole)
 

@@ -75,6 +75,11 @@ class InternVLModel(MegatronModule):
             if part is not None:
                 part.requires_grad_(component in trainable)
 
+    def sum_gradients(self) -> None:
+        """Add up gradients that tensor-parallel ranks hold in part: once per step, after the data-parallel sum."""
+        if self.pre_process:
+            self.vision_model.sum_gradients()
+
     def set_input_tensor(self, input_tensor: list[torch.Tensor | None]) -> None:
         """What the previous pipeline stage sent, by megatron's schedule; [None] on the first stage."""
         self.language_model.set_input_tensor(input_tensor[0])

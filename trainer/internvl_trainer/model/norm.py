@@ -6,7 +6,6 @@ Shapes: S sequence, B batch, N heads of this rank, D head dim.
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group, make_sharded_tensors_for_checkpoint
@@ -25,14 +24,17 @@ class FullWidthRMSNorm(torch.nn.Module):
     """RMSNorm over all heads together, on a tensor whose heads are split over tensor-parallel ranks.
 
     InternViT-6B normalises q and k over the whole hidden width before it is seen as heads; a per-head norm is a
-    different function. Each rank keeps the weight of its own heads; the mean square is taken over the whole width.
+    different function. Each rank keeps the weight of its own heads; the mean square is taken over the whole width,
+    which is the model's.
     """
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float):
+    def __init__(
+        self, config: TransformerConfig, hidden_size: int, eps: float, *, tp_group: torch.distributed.ProcessGroup
+    ):
         super().__init__()
-        self.tp_group = parallel_state.get_tensor_model_parallel_group()
+        self.tp_group = tp_group
         self.eps = eps
-        self.width = config.num_attention_heads * hidden_size
+        self.width = config.hidden_size  # that of the true heads: the slots that pad their number hold zeros
         heads = config.num_attention_heads // self.tp_group.size()
         self.weight = torch.nn.Parameter(
             torch.ones(heads * hidden_size, device=torch.cuda.current_device(), dtype=config.params_dtype)
