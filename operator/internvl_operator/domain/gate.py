@@ -49,8 +49,8 @@ def _done(stage: StageStatus, result: Verified, now: datetime) -> StageStatus:
             "stopping": None,
             "completion_time": now,
             "steps": result.step,
-            "first_loss": f"{result.loss.first:.4g}",
-            "last_loss": f"{result.loss.last:.4g}",
+            "first_loss": f"{result.loss.first:.4g}" if result.loss else stage.first_loss,
+            "last_loss": f"{result.loss.last:.4g}" if result.loss else stage.last_loss,
             "last_checkpoint": CheckpointStatus(
                 step=result.step, uri=result.ref.uri, manifest_sha256=result.ref.sha256, verified=True
             ),

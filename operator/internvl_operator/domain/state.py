@@ -128,7 +128,8 @@ class Verified:
 
     ref: ManifestRef
     step: int
-    loss: LossSummary
+    loss: LossSummary | None
+    """None where the checkpoint was not made by training."""
     published: Mapping[Component, ManifestRef] = field(default_factory=dict)
 
 

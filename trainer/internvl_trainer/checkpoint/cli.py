@@ -13,8 +13,8 @@ from rich.table import Table
 
 from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.contract.gate import Expected, Problem
-from internvl_trainer.contract.manifest import Manifest
+from internvl_trainer.contract.gate import Problem
+from internvl_trainer.contract.manifest import DrawnWeights, ImportedWeights, LossSummary, Manifest
 
 if TYPE_CHECKING:
     from internvl_trainer.storage import ObjectStore
@@ -58,7 +58,7 @@ def list_checkpoints(
     """
     with _store(endpoint_url, region, virtual_host_style) as store:
         uris = (info.uri for info in store.list(prefix.rstrip("/") + "/"))
-        found = [_open(store, uri) for uri in uris if keys.parse_manifest_key(uri)]
+        found = [_open(store, uri) for uri in uris if uri.endswith(f"/{keys.MANIFEST_NAME}")]
     if output == "json":
         click.echo(json.dumps([_summary(each) for each in found], indent=1))
     elif found:
@@ -115,10 +115,10 @@ def _fail(message: str, code: ExitCode) -> NoReturn:
 
 
 def _open(store: "ObjectStore", uri: str) -> Found:
-    key = keys.parse_manifest_key(uri)
-    assert key is not None
+    from internvl_trainer.checkpoint import verify
+
     payload = store.read(uri)
-    verdict = gate.judge_manifest(payload, Expected(stage=key.stage, attempt=key.attempt, step=key.step))
+    verdict = gate.judge_manifest(payload, verify.expected_by_key(uri))
     return Found(uri, hashlib.sha256(payload).hexdigest(), verdict.manifest, verdict.problems)
 
 
@@ -140,7 +140,7 @@ def _summary(found: Found) -> dict[str, Any]:
         "step": manifest.step,
         "totalSteps": manifest.total_steps,
         "final": manifest.is_final,
-        "loss": manifest.loss.last,
+        "loss": manifest.loss.last if manifest.loss else None,
         "tokens": manifest.tokens,
         "bytes": manifest.total_bytes,
         "createdAt": manifest.created_at.isoformat(),
@@ -162,7 +162,7 @@ def _listing(found: list[Found], prefix: str) -> Table:
             f"{manifest.run.namespace}/{manifest.run.name}",
             manifest.stage,
             f"{manifest.step}/{manifest.total_steps}{' final' if manifest.is_final else ''}",
-            f"{manifest.loss.last:.4f}",
+            f"{manifest.loss.last:.4f}" if manifest.loss else "",
             filesize.decimal(manifest.total_bytes),
             f"{manifest.created_at:%Y-%m-%d %H:%M}",
             each.uri.removeprefix(prefix),
@@ -190,7 +190,7 @@ def _facts(found: Found, manifest: Manifest) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    layout, loss = manifest.layout, manifest.loss
+    layout = manifest.layout
     facts = [
         ("manifest", found.uri),
         ("sha256", found.sha256),
@@ -200,12 +200,13 @@ def _facts(found: Found, manifest: Manifest) -> Table:
         ("model", manifest.model.name),
         ("layout", f"tensor {layout.tensor}, pipeline {layout.pipeline}, data {layout.data}"),
         ("trained", ", ".join(manifest.trainable)),
-        ("loss", f"{loss.first:.4f} -> {loss.last:.4f} in {loss.steps} steps"),
+        ("loss", _loss(manifest.loss)),
         ("tokens", f"{manifest.tokens:,} in {manifest.data_packs:,} packs"),
         ("created", manifest.created_at.isoformat()),
         ("size", f"{filesize.decimal(manifest.total_bytes)} in {len(manifest.objects)} objects"),
         *((f"tensors of {name}", str(len(names))) for name, names in manifest.components.items()),
         *((f"{component} from", ref.uri) for component, ref in manifest.parents.items()),
+        *((f"{component} imported from", _import(weights)) for component, weights in manifest.imported.items()),
         *(
             ("vision trained by", f"{link.run.namespace}/{link.run.name}, {link.stage}, step {link.step}")
             for link in manifest.vision_lineage
@@ -214,3 +215,13 @@ def _facts(found: Found, manifest: Manifest) -> Table:
     for name, value in facts:
         table.add_row(name, value)
     return table
+
+
+def _loss(loss: LossSummary | None) -> str:
+    return f"{loss.first:.4f} -> {loss.last:.4f} in {loss.steps} steps" if loss else "none: not trained here"
+
+
+def _import(weights: ImportedWeights | DrawnWeights) -> str:
+    if isinstance(weights, DrawnWeights):
+        return f"nowhere: drawn at random from seed {weights.seed}"
+    return f"{weights.uri} (sha256 of config and index {weights.sha256[:16]})"

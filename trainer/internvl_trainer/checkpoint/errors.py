@@ -34,6 +34,12 @@ class MissingTensorsError(CheckpointError):
     """A checkpoint lacks tensors that the job's model has, or has them in another shape."""
 
 
+class IncompleteTensorError(CheckpointError):
+    """A tensor that is to be written has another shape or dtype than it should, or lacks layers."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+
 class UnknownTensorError(CheckpointError):
     """A tensor's name tells no component: it begins with none of the known prefixes."""
 

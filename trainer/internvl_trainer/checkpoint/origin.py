@@ -17,9 +17,9 @@ def lineage_with(ref: ManifestRef, manifest: Manifest) -> tuple[LineageEntry, ..
     """The vision encoder's whole history for whoever starts from this checkpoint, oldest first.
 
     A checkpoint's own `vision_lineage` ends before its stage. The checkpoint itself is added where its stage trained
-    the vision encoder; a stage that kept it frozen leaves no trace.
+    the vision encoder, or where it was imported; a stage that kept it frozen leaves no trace.
     """
-    if Component.VISION not in manifest.trainable:
+    if Component.VISION not in manifest.trainable and Component.VISION not in manifest.imported:
         return manifest.vision_lineage
     entry = LineageEntry(run=manifest.run, stage=manifest.stage, step=manifest.step, manifest=ref)
     return (*manifest.vision_lineage, entry)

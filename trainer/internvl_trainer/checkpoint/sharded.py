@@ -1,4 +1,6 @@
-"""The torch_dist folder of a checkpoint, by megatron.core.dist_checkpointing: the only file here that knows it.
+"""The torch_dist folder of a checkpoint, by megatron.core.dist_checkpointing: the only file here that knows megatron.
+
+Whole tensors are written and read without it, and without processes, by torch_dist_writer.py and torch_dist_reader.py.
 
 What lies where, as nodes share no file system: each rank writes its own `__<rank>_<n>.distcp` into its node's folder,
 and `optimizer__<rank>_<n>.distcp` for optimizer tensors, so that a handoff need not fetch these. Rank 0 alone writes
@@ -10,7 +12,7 @@ import queue
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedObject, ShardedTensor
@@ -24,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from internvl_trainer.checkpoint.boxes import Box
 from internvl_trainer.checkpoint.components import OPTIMIZER, component_of
 from internvl_trainer.checkpoint.errors import MissingTensorsError, ShardError
 from internvl_trainer.contract.base import Component
@@ -84,11 +87,11 @@ def files_of(folder: Path, state: ShardedStateDict) -> set[str]:
     for leaf in nested_values(load_preprocess(state)[0]):
         if isinstance(leaf, ShardedTensor):
             shape = (1,) * leaf.prepend_axis_num + tuple(leaf.local_shape)
-            boxes[leaf.key].append(_Box(tuple(leaf.global_offset), shape))
+            boxes[leaf.key].append(Box(tuple(leaf.global_offset), shape))
         elif isinstance(leaf, ShardedObject):
             objects.add(leaf.unique_key)
     stored_boxes = {
-        (name, tuple(chunk.offsets)): _Box(tuple(chunk.offsets), tuple(chunk.sizes))
+        (name, tuple(chunk.offsets)): Box(tuple(chunk.offsets), tuple(chunk.sizes))
         for name, entry in metadata.state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
         for chunk in entry.chunks
@@ -119,20 +122,6 @@ def load(state: ShardedStateDict, folder: Path) -> ShardedStateDict:
         raise MissingTensorsError(f"the checkpoint does not fit the job's model: {error}") from error
     except (RuntimeError, AssertionError) as error:
         raise ShardError(f"cannot read the shards in {folder}: {error}") from error
-
-
-class _Box(NamedTuple):
-    """A rectangular part of a tensor: where it begins in the whole, and its extent, axis by axis."""
-
-    offset: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    def meets(self, other: "_Box") -> bool:
-        """Whether both have an element in common."""
-        return all(
-            mine < theirs + their_size and theirs < mine + my_size
-            for mine, my_size, theirs, their_size in zip(*self, *other, strict=True)
-        )
 
 
 def _keep_write_results_in_process() -> None:

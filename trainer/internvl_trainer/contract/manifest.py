@@ -1,7 +1,7 @@
 """The manifests: small JSON objects, written last, that make a checkpoint or a handed-on component exist."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,23 @@ class LineageEntry(Contract):
     manifest: ManifestRef
 
 
+class ImportedWeights(Contract):
+    """Where the weights of an imported component came from: a Hugging Face folder."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    uri: str
+    sha256: Sha256 = Field(
+        pattern=r"^[0-9a-f]{64}$", description="of the folder's config.json and of its list of tensors and files"
+    )
+
+
+class DrawnWeights(Contract):
+    """What an import has drawn at random, by the rule that training starts by, since no source had it."""
+
+    kind: Literal["drawn"] = "drawn"
+    seed: int
+
+
 class LossSummary(Contract):
     """What people ask first of a finished stage. Losses are the weighted means that the optimizer saw."""
 
@@ -88,12 +105,16 @@ class Manifest(Contract):
     trainable: tuple[Component, ...] = Field(default=(), description="components that the stage's optimizer updates")
     components: dict[str, tuple[str, ...]]
     objects: tuple[StoredObject, ...]
-    loss: LossSummary
+    loss: LossSummary | None = Field(default=None, description="absent where no training has made the checkpoint")
     parents: dict[Component, ManifestRef] = Field(
         default_factory=dict, description="which manifest each component of the stage's start came from"
     )
     vision_lineage: tuple[LineageEntry, ...] = Field(
         default=(), description="which checkpoints trained the vision encoder before this stage, oldest first"
+    )
+
+    imported: dict[Component, Annotated[ImportedWeights | DrawnWeights, Field(discriminator="kind")]] = Field(
+        default_factory=dict, description="of a checkpoint that an import has made: where each component came from"
     )
 
     @property

@@ -4,8 +4,6 @@ Each tensor of the model is drawn whole, from a generator seeded by the run's se
 each rank keeps its slice. A model is thus the same function of its seed at any tensor and pipeline size.
 """
 
-import hashlib
-import math
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
@@ -16,12 +14,9 @@ from megatron.core.dist_checkpointing.mapping import apply_factories
 from megatron.core.transformer.module import MegatronModule
 
 from internvl_trainer.contract.base import Component
-from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.tensors import WholeTensor
 from internvl_trainer.model.internvl import MODULE_OF, InternVLModel
-
-STD = 0.02
-"""Standard deviation of matrices and embeddings; matrices that write to a residual get STD / sqrt(2 * layers)."""
+from internvl_trainer.model.random_start import draw
 
 STACKED = ".layers."
 """In the key of a tensor that is one layer of a stack; checkpoints hold a stack as one tensor."""
@@ -51,36 +46,10 @@ def initialise(model: InternVLModel, seed: int, components: Collection[Component
     will be loaded anyway.
     """
     prefixes = tuple(f"{MODULE_OF[component]}." for component in components)
-    fill(model, partial(_draw, model.geometry, seed), prefixes)
+    fill(model, partial(draw, model.geometry, seed), prefixes)
 
 
 def _shards(model: MegatronModule) -> Iterator[ShardedTensor]:
     state = model.sharded_state_dict()
     apply_factories(state)
     return (value for value in nested_values(state) if isinstance(value, ShardedTensor))
-
-
-def _draw(geometry: ModelGeometry, seed: int, tensor: WholeTensor) -> torch.Tensor:
-    """A whole tensor in float32; rows that only pad the vocabulary are zero."""
-    name = tensor.key.rsplit(".", 1)[-1]
-    if name in ("ls1", "ls2"):
-        return torch.full(tensor.shape, geometry.vision.layer_scale_init)
-    if "bias" in name:
-        return torch.zeros(tensor.shape)
-    if "norm" in tensor.key:
-        return torch.ones(tensor.shape)
-    rows, *columns = tensor.shape
-    if "word_embeddings" in tensor.key or "output_layer" in tensor.key:
-        rows = geometry.language.vocab_size
-    digest = hashlib.sha256(f"initialise/{seed}/{tensor.key}/{tensor.layer}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    drawn = torch.empty(rows, *columns).normal_(std=_std(geometry, tensor.key), generator=generator)
-    padding = tensor.shape[0] - rows
-    return torch.cat([drawn, torch.zeros(padding, *columns)]) if padding else drawn
-
-
-def _std(geometry: ModelGeometry, key: str) -> float:
-    if "linear_proj" not in key and "linear_fc2" not in key:
-        return STD
-    layers = geometry.vision.layers if key.startswith("vision_model.") else geometry.language.layers
-    return STD / math.sqrt(2 * layers)
