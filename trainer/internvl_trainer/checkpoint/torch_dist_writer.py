@@ -8,6 +8,7 @@ layers as its first axis, of which each part here is one layer. `sharded.load` r
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,8 @@ SHARD_BYTES = 2 * 1024**3
 COMMON_STATE = "common_state/shard_0_1"
 """megatron.core's key for what a checkpoint holds besides tensors."""
 
+INDEX = ".metadata"
+BACKEND_FILE = "metadata.json"
 BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 
 
@@ -131,8 +134,8 @@ class TorchDistWriter:
             version=CURRENT_DCP_VERSION,
         )
         contents: Mapping[str, bytes] = {
-            ".metadata": pickle.dumps(metadata),
-            "metadata.json": json.dumps(BACKEND).encode(),
+            INDEX: pickle.dumps(metadata),
+            BACKEND_FILE: json.dumps(BACKEND).encode(),
         }
         for name, content in contents.items():
             (self._folder / name).write_bytes(content)
@@ -154,6 +157,11 @@ class _Stack(NamedTuple):
         size = torch.Size([len(layers), *self.shape] if layers else self.shape)
         chunks = [self.chunks[layer] for layer in (layers or [None])]
         return TensorStorageMetadata(TensorProperties(self.dtype), size, chunks)
+
+
+def is_file_of_ours(name: str) -> bool:
+    """Whether a file is called as this writer calls its files."""
+    return name in (INDEX, BACKEND_FILE) or re.fullmatch(r"__0_\d+\.distcp", name) is not None
 
 
 def _name(whole: WholeTensor) -> str:

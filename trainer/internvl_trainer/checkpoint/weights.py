@@ -1,0 +1,212 @@
+"""Checkpoints of weights alone, committed and opened by one process, one tensor in memory at a time.
+
+They are checkpoints like any other: a manifest, written last, that names each object with its digest. What training
+adds to them, optimizer state and metrics, is not there.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+
+from internvl_trainer.checkpoint import transfer
+from internvl_trainer.checkpoint.components import by_component
+from internvl_trainer.checkpoint.errors import CheckpointConflictError
+from internvl_trainer.checkpoint.torch_dist_reader import TorchDistReader
+from internvl_trainer.checkpoint.torch_dist_writer import SHARD_BYTES, TorchDistWriter, is_file_of_ours
+from internvl_trainer.checkpoint.verify import Source
+from internvl_trainer.contract import keys
+from internvl_trainer.contract.base import Component, RunIdentity
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.manifest import (
+    DrawnWeights,
+    ImportedWeights,
+    Manifest,
+    ManifestRef,
+    ParallelLayout,
+    StoredObject,
+)
+from internvl_trainer.contract.tensors import WholeTensor
+from internvl_trainer.storage import AlreadyExistsError, ObjectStore
+
+STAGE = "import"
+
+
+class Weight(NamedTuple):
+    """A tensor that is to be written, and what gives its values when its turn comes."""
+
+    tensor: WholeTensor
+    load: Callable[[], torch.Tensor]
+
+
+class Provenance(NamedTuple):
+    """What a manifest says of imported weights."""
+
+    run: RunIdentity
+    """Not of a run: its uid is taken of the sources, so importing them again gives the same."""
+    config_sha256: str
+    model: ModelGeometry
+    imported: dict[Component, ImportedWeights | DrawnWeights]
+
+
+class Committed(NamedTuple):
+    """A checkpoint that has come into being."""
+
+    ref: ManifestRef
+    manifest: Manifest
+
+
+def check_destination(folder_uri: str, store: ObjectStore) -> None:
+    """Whether a checkpoint may be written to a folder: it is empty, or holds what an import left that did not finish.
+
+    Raises:
+        CheckpointConflictError: it holds a checkpoint, or anything else.
+        StoreError: the store did not answer.
+    """
+    prefix = f"{folder_uri.rstrip('/')}/"
+    names = [info.uri.removeprefix(prefix) for info in store.list(prefix)]
+    if keys.MANIFEST_NAME in names:
+        raise CheckpointConflictError(f"{prefix} holds a checkpoint already; give a destination that does not exist")
+    foreign = [name for name in names if not is_file_of_ours(name)]
+    if foreign:
+        raise CheckpointConflictError(
+            f"{prefix} holds {len(foreign)} objects of something else, {foreign[0]} among them; "
+            "give a destination that does not exist"
+        )
+
+
+def commit_weights(
+    weights: Iterable[Weight],
+    provenance: Provenance,
+    folder_uri: str,
+    store: ObjectStore,
+    *,
+    scratch: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    written: Callable[[torch.Tensor], None] = lambda values: None,
+) -> Committed:
+    """Write a checkpoint of weights to a folder of the store, shard by shard; its manifest makes it exist at the end.
+
+    Args:
+        weights: every tensor once; of a stack, every layer.
+        provenance: for the manifest.
+        folder_uri: where the manifest and its objects go.
+        store: opened for it.
+        scratch: a folder with room for two shards; the system's temporary folder by default.
+        shard_bytes: size at which a new shard file is begun.
+        written: told of each tensor that has been written.
+
+    Raises:
+        CheckpointConflictError: the folder is taken, or somebody else has committed it meanwhile.
+        IncompleteTensorError: the weights are no whole stacks of layers of one shape and dtype.
+        StoreError: the store did not answer.
+    """
+    check_destination(folder_uri, store)
+    prefix = f"{folder_uri.rstrip('/')}/"
+    with tempfile.TemporaryDirectory(prefix="internvl-import-", dir=scratch) as folder, _Uploads(store, prefix) as up:
+        with TorchDistWriter(Path(folder), up.begin, shard_bytes=shard_bytes) as writer:
+            for tensor, load in weights:
+                values = load()
+                writer.add(tensor, values)
+                written(values)
+        objects = up.all()
+    manifest = _manifest(provenance, writer.names, objects)
+    payload = manifest.to_bytes()
+    uri = prefix + keys.MANIFEST_NAME
+    try:
+        store.put_if_absent(uri, payload)
+    except AlreadyExistsError as error:
+        # The answer to our own put may have been lost, and the put retried.
+        if store.read(uri) != payload:
+            raise CheckpointConflictError(f"{uri} was committed by another process meanwhile") from error
+    return Committed(ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest()), manifest)
+
+
+@contextmanager
+def opened_weights(source: Source, store: ObjectStore, *, scratch: Path | None = None) -> Iterator[TorchDistReader]:
+    """The tensors of a verified checkpoint, whatever process grid wrote it.
+
+    A shard is downloaded whole when the first tensor needs it, since its digest is of the whole, and removed after the
+    last one.
+
+    Args:
+        source: the checkpoint.
+        store: opened for it.
+        scratch: a folder with room for the shards that one tensor lies in, and those that later ones need again.
+
+    Raises:
+        InvalidCheckpointError: an object has other bytes than its writer hashed; also while reading.
+        ShardError: the index cannot be read.
+        StoreError: the store did not answer; also while reading.
+    """
+
+    def fetch(*names: str) -> None:
+        wanted = transfer.named(source.manifest, names)
+        transfer.download_objects(store, source.ref.uri, wanted, Path(folder))
+
+    with tempfile.TemporaryDirectory(prefix="internvl-export-", dir=scratch) as folder:
+        fetch(".metadata")
+        yield TorchDistReader(Path(folder), fetch)
+
+
+def _manifest(provenance: Provenance, names: Iterable[str], objects: Iterable[StoredObject]) -> Manifest:
+    return Manifest(
+        run=provenance.run,
+        stage=STAGE,
+        attempt=1,
+        # No step of none is left: who asks for a final checkpoint may have this one.
+        step=0,
+        total_steps=0,
+        tokens=0,
+        data_packs=0,
+        created_at=datetime.now(UTC),
+        config_sha256=provenance.config_sha256,
+        model=provenance.model,
+        layout=ParallelLayout(),
+        components=by_component(names),
+        objects=tuple(sorted(objects, key=lambda stored: stored.key)),
+        imported=provenance.imported,
+    )
+
+
+class _Uploads:
+    """Uploads files one after the other while the next one is being written, and removes each afterwards."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
+        self._pending: Future[StoredObject] | None = None
+        self._done: list[StoredObject] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, path: Path) -> None:
+        """Upload a file once the one before is up; raises what went wrong with that."""
+        self._wait()
+        self._pending = self._pool.submit(self._upload, path)
+
+    def all(self) -> list[StoredObject]:
+        """All that has been uploaded, when it has been."""
+        self._wait()
+        return self._done
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._done.append(self._pending.result())
+            self._pending = None
+
+    def _upload(self, path: Path) -> StoredObject:
+        stored = self._store.upload(path, self._prefix + path.name)
+        path.unlink()
+        return stored.model_copy(update={"key": path.name})
