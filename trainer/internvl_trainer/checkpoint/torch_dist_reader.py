@@ -61,6 +61,11 @@ class TorchDistReader:
             for file in sorted(file for file in files if last_use[file] == number):
                 (self._folder / file).unlink()
 
+    def dtype(self, key: str) -> torch.dtype:
+        """Of the tensor, or the stack of layers, with this key."""
+        dtype: torch.dtype = self._entries[key].properties.dtype
+        return dtype
+
     def check(self, wanted: Sequence[WholeTensor]) -> None:
         """Whether all these tensors are there, in these shapes.
 
@@ -97,7 +102,7 @@ class TorchDistReader:
         if len(parts) == 1:
             part = parts[0]
             return self._load(part)[part.box.common(target).within(part.box)].reshape(tensor.shape)
-        whole = torch.empty(target.shape, dtype=self._entries[tensor.key].properties.dtype)
+        whole = torch.empty(target.shape, dtype=self.dtype(tensor.key))
         for part in parts:
             common = part.box.common(target)
             whole[common.within(target)] = self._load(part)[common.within(part.box)]
