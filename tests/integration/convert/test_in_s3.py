@@ -1,5 +1,8 @@
 """From a bucket to a bucket and back, through a real S3 server; and the operator's own eye on what was imported."""
 
+import weakref
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,16 +15,21 @@ from internvl_operator.api.reasons import Reason
 from internvl_operator.config import GateSettings
 from internvl_operator.domain.state import SourceReady
 from internvl_trainer.checkpoint.errors import CheckpointConflictError
-from internvl_trainer.checkpoint.verify import open_source
+from internvl_trainer.checkpoint.verify import open_any, open_source
 from internvl_trainer.checkpoint.weights import Weight, commit_weights, opened_weights
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.manifest import Manifest
+from internvl_trainer.convert.exporting import export
+from internvl_trainer.convert.exporting import plan as export_plan
 from internvl_trainer.convert.folder import HuggingFaceFolder
 from internvl_trainer.convert.importing import ImportPlan, whole_folder
+from internvl_trainer.convert.mapping import Layout
 from internvl_trainer.storage import ObjectStore, StoreUnavailableError, open_store
 from tests.integration.convert import folders
 from tests.integration.convert.commands import ref_of, run_export, run_import
+
+type Load = Callable[[], torch.Tensor]
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -99,6 +107,31 @@ def test_shards_are_uploaded_and_removed_while_others_are_written(
         for weight, (tensor, values) in zip(plan.weights, reader.stream(wanted), strict=True):
             assert torch.equal(values, weight.load()), tensor.key
             assert len(list(tmp_path.glob("scratch/*/*.distcp"))) <= 2
+
+
+def test_one_tensor_is_in_memory_at_a_time(store: ObjectStore, tmp_path: Path) -> None:
+    plan = _plan(tmp_path, store)
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(load: Load) -> torch.Tensor:
+        assert not [tensor for tensor in seen if tensor() is not None], "all before it are gone"
+        values = load()
+        seen.append(weakref.ref(values))
+        return values
+
+    watching = [Weight(weight.tensor, partial(watched, weight.load)) for weight in plan.weights]
+    done = commit_weights(watching, plan.provenance, f"{tmp_path}/checkpoint", store)
+    assert len(seen) == len(plan.weights)
+
+    seen.clear()
+    exporting = export_plan(open_any(store, done.ref.uri), Layout.NATIVE)
+
+    def count(values: torch.Tensor) -> None:
+        assert not [tensor for tensor in seen if tensor() is not None]
+        seen.append(weakref.ref(values))
+
+    export(exporting, store, tmp_path / "out", written=count)
+    assert len(seen) == len(plan.weights)
 
 
 def test_an_import_that_breaks_off_leaves_no_checkpoint_and_can_be_repeated(

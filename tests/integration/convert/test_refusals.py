@@ -168,10 +168,10 @@ def test_an_export_of_a_damaged_checkpoint_leaves_no_folder(source: Path, tmp_pa
 
 def test_an_export_of_a_part_that_is_not_there(source: Path, tmp_path: Path) -> None:
     run_import(source, tmp_path / "checkpoint", "--component", "vision")
-    for options in ([], ["--component", "language"]):
+    for options, lacking in (([], "no projector and no language"), (["--component", "language"], "no language")):
         code, text = refused(export, tmp_path / "checkpoint", tmp_path / "out", "--layout", "native", *options)
         assert code == ExitCode.INVALID_CHECKPOINT
-        assert "language" in text
+        assert f"holds {lacking}, only vision" in text
     run_export(tmp_path / "checkpoint", tmp_path / "vit", "--component", "vision")
 
 
@@ -179,6 +179,12 @@ def test_an_export_of_what_is_no_checkpoint(tmp_path: Path) -> None:
     code, text = refused(export, tmp_path / "nowhere", tmp_path / "out", "--layout", "native")
     assert code == ExitCode.INVALID_CHECKPOINT
     assert "MANIFEST.json" in text
+
+
+def test_an_export_into_a_bucket(tmp_path: Path) -> None:
+    code, text = refused(export, tmp_path, "s3://bucket/model", "--layout", "native")
+    assert code == ExitCode.INVALID_CONFIG
+    assert "s3://bucket/model is no path" in text
 
 
 def test_a_layout_that_nobody_knows(tmp_path: Path) -> None:

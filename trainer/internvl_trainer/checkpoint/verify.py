@@ -99,6 +99,25 @@ def open_source(store: ObjectStore, component: Component, ref: ManifestRef) -> S
     return source
 
 
+def open_any(store: ObjectStore, uri: str) -> Source:
+    """The verified checkpoint behind a manifest, of a checkpoint or a component, that nobody holds a reference to.
+
+    Raises:
+        InvalidCheckpointError: what lies there is no manifest, or the checkpoint is not what its manifest says.
+        ObjectNotFoundError: there is nothing.
+        StoreError: the store did not answer.
+    """
+    offer = gate.parse(ComponentManifest, store.read(uri))
+    if isinstance(offer, ComponentManifest):
+        uri, expected = offer.source.uri, Expected(sha256=offer.source.sha256)
+    else:
+        expected = expected_by_key(uri)
+    source = open_checkpoint(store, uri, expected)
+    if not isinstance(source, Source):
+        raise InvalidCheckpointError.of(uri, source)
+    return source
+
+
 def read_component_manifest(store: ObjectStore, uri: str) -> ComponentManifest | None:
     """The component manifest at `uri`; None if there is none.
 

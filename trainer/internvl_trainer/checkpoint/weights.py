@@ -115,6 +115,7 @@ def commit_weights(
                 values = load()
                 writer.add(tensor, values)
                 written(values)
+                del values  # or it would stay until the next one has come
         objects = up.all()
     manifest = _manifest(provenance, writer.names, objects)
     payload = manifest.to_bytes()

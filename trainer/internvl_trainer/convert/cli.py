@@ -1,6 +1,5 @@
 """`internvl import` and `internvl export`. torch is loaded when they run, not when this file is imported."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +21,6 @@ from internvl_trainer.contract.exit_codes import ExitCode
 if TYPE_CHECKING:
     import torch
 
-    from internvl_trainer.checkpoint.verify import Source
-    from internvl_trainer.storage import ObjectStore
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 COMPONENTS = [component.value for component in Component]
@@ -127,9 +124,16 @@ def import_(
     )
 
 
+def _local(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """A folder on this machine."""
+    if "://" in value:
+        raise click.BadParameter(f"{value} is no path; export to a folder here, and upload that", context, parameter)
+    return Path(value)
+
+
 @click.command("export")
 @click.argument("checkpoint")
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", callback=_local)
 @click.option("--layout", type=click.Choice(["native", "transformers"]), required=True, help="Names and config to use.")
 @click.option("--component", type=click.Choice(["vision", "language"]), help="Only this part, as a bare folder.")
 @click.option("--tokenizer", type=FOLDER, help="Folder whose tokenizer files are copied along.")
@@ -162,6 +166,7 @@ def export(
     internvl export s3://runs/<uid>/stage1.5/published/a1/vision.json ./InternViT --layout native --component vision
     """
     with _failing_well():
+        from internvl_trainer.checkpoint.verify import open_any
         from internvl_trainer.convert import exporting
         from internvl_trainer.convert.mapping import Layout
         from internvl_trainer.storage import open_store
@@ -169,7 +174,7 @@ def export(
         exporting.check_destination(folder)
         store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
         chosen = Component(component) if component else None
-        source = _source(store, checkpoint, chosen or Component.LANGUAGE)
+        source = open_any(store, _manifest_uri(checkpoint))
         begun = time.monotonic()
         plan = exporting.plan(source, Layout(layout), chosen)
         with _progress("exporting", len(plan.table)) as advance:
@@ -215,15 +220,10 @@ def _whole_uri(place: str) -> str:
     return place if "://" in place else str(Path(place).absolute())
 
 
-def _source(store: "ObjectStore", place: str, component: Component) -> "Source":
-    """The verified checkpoint behind a folder, a checkpoint manifest or a component manifest."""
-    from internvl_trainer.checkpoint import verify
-    from internvl_trainer.contract.manifest import ManifestRef
-
-    place = _whole_uri(place)
-    uri = place if place.endswith(".json") else f"{place.rstrip('/')}/{keys.MANIFEST_NAME}"
-    ref = ManifestRef(uri=uri, sha256=hashlib.sha256(store.read(uri)).hexdigest())
-    return verify.open_source(store, component, ref)
+def _manifest_uri(place: str) -> str:
+    """The manifest of a checkpoint that is given by its folder or by its manifest."""
+    uri = _whole_uri(place)
+    return uri if uri.endswith(".json") else f"{uri.rstrip('/')}/{keys.MANIFEST_NAME}"
 
 
 def _dtype(name: str) -> "torch.dtype | None":

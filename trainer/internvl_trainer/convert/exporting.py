@@ -159,9 +159,11 @@ def _parts(
     reader: TorchDistReader, table: list[Mapping], written: Callable[[torch.Tensor], None]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     values = reader.stream([mapping.tensor for mapping in table])
-    for mapping, (_, whole) in zip(table, values, strict=True):
+    for mapping in table:
+        _, whole = next(values)
         yield from zip(mapping.names, mapping.split(whole), strict=True)
         written(whole)
+        del whole  # or it would stay until the next one has come
 
 
 @contextmanager

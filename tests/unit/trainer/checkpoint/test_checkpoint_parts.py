@@ -10,7 +10,7 @@ from internvl_trainer.checkpoint.origin import lineage_with
 from internvl_trainer.checkpoint.state import StepMetrics
 from internvl_trainer.contract import catalog, gate
 from internvl_trainer.contract.base import Component
-from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.contract.manifest import ImportedWeights, ManifestRef
 from tests.unit.contract.examples import manifest
 
 pytestmark = pytest.mark.unit
@@ -74,6 +74,13 @@ def test_a_frozen_vit_leaves_no_trace_in_its_lineage() -> None:
     again = lineage_with(third, manifest(stage="mpo", trainable=(Component.VISION,), vision_lineage=frozen))
     assert frozen == trained
     assert [(link.stage, link.manifest) for link in again] == [("stage1.5", first), ("mpo", third)]
+
+
+def test_an_imported_vit_is_the_first_link_of_its_lineage() -> None:
+    ref = ManifestRef(uri="s3://bucket/weights/MANIFEST.json", sha256="0" * 64)
+    vit = ImportedWeights(uri="s3://models/InternViT", sha256="e" * 64)
+    found = lineage_with(ref, manifest(stage="import", step=0, trainable=(), imported={Component.VISION: vit}))
+    assert [(link.stage, link.step, link.manifest) for link in found] == [("import", 0, ref)]
 
 
 metrics = st.builds(

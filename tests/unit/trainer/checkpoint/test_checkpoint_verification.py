@@ -13,7 +13,7 @@ from internvl_trainer.checkpoint.errors import InvalidCheckpointError
 from internvl_trainer.contract import keys
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.gate import Expected
-from internvl_trainer.contract.manifest import ComponentManifest, Manifest, ManifestRef
+from internvl_trainer.contract.manifest import ComponentManifest, DrawnWeights, ImportedWeights, Manifest, ManifestRef
 from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, open_store
 from tests.unit.contract.examples import manifest
 
@@ -115,6 +115,16 @@ def test_a_reference_to_something_else_is_refused(written: Written, changes: dic
         verify.open_source(written.store, Component.VISION, written.ref.model_copy(update=changes))
 
 
+def test_a_manifest_without_a_reference_leads_to_the_checkpoint_too(written: Written) -> None:
+    offered = written.put(f"{written.root}/uid-1/stage1/published/a1/vision.json", written.offer())
+    for uri in (written.uri, offered.uri):
+        assert verify.open_any(written.store, uri) == (written.ref, written.manifest)
+    stale = written.ref.model_copy(update={"sha256": "0" * 64})
+    replaced = written.put(f"{written.root}/replaced.json", written.offer(source=stale))
+    with pytest.raises(InvalidCheckpointError, match="ManifestDigestMismatch"):
+        verify.open_any(written.store, replaced.uri)
+
+
 def test_an_offer_of_another_component_is_refused(written: Written) -> None:
     offered = written.put(f"{written.root}/offer.json", written.offer(component=Component.LANGUAGE))
     with pytest.raises(InvalidCheckpointError, match="WrongComponent"):
@@ -174,3 +184,30 @@ def test_show_of_nothing_is_an_error_without_a_traceback(tmp_path: Path) -> None
     result = CliRunner().invoke(checkpoint, ["show", str(tmp_path / "MANIFEST.json")])
     assert result.exit_code == 10
     assert "does not exist" in result.stderr
+
+
+def test_an_import_shows_its_source_where_training_would_show_a_loss(tmp_path: Path) -> None:
+    imported = manifest(
+        stage="import",
+        step=0,
+        total_steps=0,
+        trainable=(),
+        objects=(),
+        loss=None,
+        imported={
+            Component.VISION: ImportedWeights(uri="s3://models/InternVL2_5-1B", sha256="e" * 64),
+            Component.PROJECTOR: DrawnWeights(seed=7),
+        },
+    )
+    uri = f"{tmp_path}/weights/MANIFEST.json"
+    open_store().put_if_absent(uri, imported.to_bytes())
+
+    rows = json.loads(CliRunner().invoke(checkpoint, ["ls", str(tmp_path), "--output", "json"]).stdout)
+    assert [(row["uri"], row["loss"], row["final"], row["problems"]) for row in rows] == [(uri, None, True, [])]
+    table = CliRunner().invoke(checkpoint, ["ls", str(tmp_path)], env={"COLUMNS": "160"}).stdout
+    assert "weights/MANIFEST.json" in table
+    shown = CliRunner().invoke(checkpoint, ["show", uri], env={"COLUMNS": "200"}).stdout
+    assert "vision imported from" in shown
+    assert f"s3://models/InternVL2_5-1B (sha256 of config and index {'e' * 16})" in shown
+    assert "drawn at random from seed 7" in shown
+    assert "not trained here" in shown
