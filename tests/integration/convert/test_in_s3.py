@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from internvl_operator.api.reasons import Reason
 from internvl_operator.config import GateSettings
 from internvl_operator.domain.state import SourceReady
 from internvl_trainer.checkpoint.errors import CheckpointConflictError
+from internvl_trainer.checkpoint.torch_dist_reader import TorchDistReader
 from internvl_trainer.checkpoint.verify import open_any, open_source
 from internvl_trainer.checkpoint.weights import Weight, commit_weights, opened_weights
 from internvl_trainer.contract import catalog
@@ -109,7 +111,7 @@ def test_shards_are_uploaded_and_removed_while_others_are_written(
             assert len(list(tmp_path.glob("scratch/*/*.distcp"))) <= 2
 
 
-def test_one_tensor_is_in_memory_at_a_time(store: ObjectStore, tmp_path: Path) -> None:
+def test_one_tensor_is_in_memory_at_a_time(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(tmp_path, store)
     seen: list[weakref.ref[torch.Tensor]] = []
 
@@ -126,11 +128,14 @@ def test_one_tensor_is_in_memory_at_a_time(store: ObjectStore, tmp_path: Path) -
     seen.clear()
     exporting = export_plan(open_any(store, done.ref.uri), Layout.NATIVE)
 
-    def count(values: torch.Tensor) -> None:
-        assert not [tensor for tensor in seen if tensor() is not None]
-        seen.append(weakref.ref(values))
+    load_part = TorchDistReader._load
 
-    export(exporting, store, tmp_path / "out", written=count)
+    def watched_part(self: TorchDistReader, part: Any) -> torch.Tensor:
+        assert not [tensor for tensor in seen if tensor() is not None], "all before it are gone"
+        return load_part(self, part)
+
+    monkeypatch.setattr(TorchDistReader, "_load", watched_part)
+    export(exporting, store, tmp_path / "out", written=lambda values: seen.append(weakref.ref(values)))
     assert len(seen) == len(plan.weights)
 
 
