@@ -15,9 +15,7 @@ from tests.integration.trainer.world import job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-GRIDS = [
-    *(ParallelLayout(), ParallelLayout(tensor=2), ParallelLayout(tensor=2, pipeline=2)),
-]
+GRIDS = [ParallelLayout(), ParallelLayout(tensor=2), ParallelLayout(tensor=2, pipeline=2)]
 
 
 def _job(report: dict[str, Any], store: Path, layout: ParallelLayout, precision: str = "fp32") -> JobConfig:
@@ -38,6 +36,27 @@ def test_any_grid_gives_back_what_was_imported(
 ) -> None:
     source = folders.write_native(tmp_path / "source", folders.geometry(vision, language))
     report = run_import(source, tmp_path / "checkpoint")
+    saved = on_grid(layout, cases.start_and_save, _job(report, tmp_path / "store", layout), tmp_path / "scratch")[0]
+    run_export(saved.uri, tmp_path / "out")
+    folders.assert_same_tensors(tmp_path / "out", folders.tensors_of(source))
+
+
+@pytest.mark.parametrize("tensor", [4, 8])
+def test_heads_that_are_padded_inside_leave_no_trace(tensor: int, tmp_path: Path) -> None:
+    model = folders.geometry("6b", "qwen2.5")
+    wide = model.language.model_copy(update={"hidden": 64, "heads": 8, "kv_heads": 8, "head_dim": 8})
+    source = folders.write_native(tmp_path / "source", model.model_copy(update={"language": wide}))
+    report = run_import(source, tmp_path / "checkpoint")
+    layout = ParallelLayout(tensor=tensor)
+    saved = on_grid(layout, cases.start_and_save, _job(report, tmp_path / "store", layout), tmp_path / "scratch")[0]
+    run_export(saved.uri, tmp_path / "out")
+    folders.assert_same_tensors(tmp_path / "out", folders.tensors_of(source))
+
+
+def test_key_value_heads_that_ranks_repeat_are_written_once(tmp_path: Path) -> None:
+    source = folders.write_native(tmp_path / "source", folders.geometry("300m", "qwen2.5"))
+    report = run_import(source, tmp_path / "checkpoint")
+    layout = ParallelLayout(tensor=4)
     saved = on_grid(layout, cases.start_and_save, _job(report, tmp_path / "store", layout), tmp_path / "scratch")[0]
     run_export(saved.uri, tmp_path / "out")
     folders.assert_same_tensors(tmp_path / "out", folders.tensors_of(source))

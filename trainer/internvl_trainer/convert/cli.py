@@ -246,7 +246,7 @@ def _failing_well() -> Iterator[None]:
     except catalog.UnknownModelError as error:
         _fail(str(error), ExitCode.INVALID_CONFIG)
     except OSError as error:
-        _fail(f"{error.strerror}: {error.filename}", ExitCode.STORE_UNAVAILABLE)
+        _fail(str(error), ExitCode.STORE_UNAVAILABLE)
 
 
 def _fail(message: str, code: ExitCode) -> NoReturn:
