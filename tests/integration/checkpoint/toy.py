@@ -75,7 +75,7 @@ class ToyEngine:
         for key, tensor in state.items():
             own[key].copy_(tensor)
 
-    def sharded_optimizer_state(self, *, is_loading: bool) -> dict[str, Any]:
+    def sharded_optimizer_state(self) -> dict[str, Any]:
         """See `Checkpointable`."""
         moments = {
             key: part
@@ -87,7 +87,7 @@ class ToyEngine:
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
         """See `Checkpointable`."""
         self.optimizer_step = state["step"]
-        own = {key: part.data for key, part in self.sharded_optimizer_state(is_loading=True)["moments"].items()}
+        own = {key: part.data for key, part in self.sharded_optimizer_state()["moments"].items()}
         for key, tensor in state["moments"].items():
             own[key].copy_(tensor)
 

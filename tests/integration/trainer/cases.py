@@ -60,7 +60,7 @@ def _train_one(place: Place, job: JobConfig, steps: int, images: Images) -> Trai
     before = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
     results = [step(engine, place, job, number, images) for number in range(steps)]
     moved = {name for name, weight in engine.model.named_parameters() if not torch.equal(before[name], weight)}
-    state = nested_values(engine.sharded_optimizer_state(is_loading=False))
+    state = nested_values(engine.sharded_optimizer_state())
     keys = [value.key.split(".", 3)[3] for value in state if isinstance(value, ShardedTensor)]
     return Training(results, {name.split(".")[0] for name in moved}, {key.split(".")[0] for key in keys})
 
@@ -146,24 +146,34 @@ def ask(ref: ManifestRef, tokenizer: str, scratch: Path, text: str, pictures: li
 def train_and_save(place: Place, job: JobConfig, scratch: Path, *, before: int, after: int) -> list[StepResult]:
     """Some steps, a checkpoint, and the results of some steps more."""
     engine = MegatronEngine(job, place, image_token=IMAGE)
-    metrics = [
-        StepMetrics(step=number + 1, learning_rate=RATE, seconds=1.0, **step(engine, place, job, number)._asdict())
-        for number in range(before)
-    ]
-    state = TrainState(step=before, tokens=1, data_packs=before * job.optimization.global_batch, metrics=tuple(metrics))
-    Checkpointer(job, open_store(), scratch).save(engine, state)
+    results = [step(engine, place, job, number) for number in range(before)]
+    Checkpointer(job, open_store(), scratch).save(engine, state_after(results, job))
     return [step(engine, place, job, number) for number in range(before, before + after)]
+
+
+def state_after(results: list[StepResult], job: JobConfig) -> TrainState:
+    """Where training stands after these first steps of a job."""
+    metrics = [
+        StepMetrics(step=number, learning_rate=RATE, seconds=1.0, **result._asdict())
+        for number, result in enumerate(results, start=1)
+    ]
+    return TrainState(len(results), 1, len(results) * job.optimization.global_batch, tuple(metrics))
 
 
 def resume_and_train(place: Place, job: JobConfig, scratch: Path, *, after: int) -> list[StepResult]:
     """A new engine, with spoilt weights, resumes from the job's checkpoint and does some steps more."""
     engine = MegatronEngine(job, place, image_token=IMAGE)
-    with torch.no_grad():
-        for weight in engine.model.parameters():
-            weight.fill_(float("nan"))
+    spoil(engine)
     state = Checkpointer(job, open_store(), scratch).resume(engine)
     assert state is not None
     return [step(engine, place, job, number) for number in range(state.step, state.step + after)]
+
+
+def spoil(engine: MegatronEngine) -> None:
+    """Overwrite all weights with what no training survives."""
+    with torch.no_grad():
+        for weight in engine.model.parameters():
+            weight.fill_(float("nan"))
 
 
 class Summands(NamedTuple):

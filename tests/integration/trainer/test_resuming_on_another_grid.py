@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 TINY = MODELS["tiny-8b-like"]
 # 300 rows are padded to 384 at tensor size 1 and to 512 at 2, so that the padding itself has to change on the way.
 UNEVEN = TINY.model_copy(update={"language": TINY.language.model_copy(update={"vocab_size": 300})})
-WRITER = ParallelLayout(pipeline=2)
+WRITER = ParallelLayout(pipeline=2, data=2)
 # The writer's first stage has no language layer; other grids of two stages have one each.
 PARTITIONS = {WRITER: {"pipeline_layers": [0, 2]}, ParallelLayout(tensor=2, pipeline=2): {"sequence": True}}
 
@@ -43,13 +43,19 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A store with a checkpoint after two steps, its settings, and what the writer did next."""
     store = tmp_path_factory.mktemp("store")
     config = stage(store, WRITER, request.param)
-    went_on, _ = on_grid(WRITER, cases.train_and_save, config, store / "scratch", before=2, after=2)
+    went_on, *_ = on_grid(WRITER, cases.train_and_save, config, store / "scratch", before=2, after=2)
     return store, request.param, went_on
 
 
 @pytest.mark.parametrize(
     "layout",
-    [WRITER, ParallelLayout(), ParallelLayout(tensor=2), ParallelLayout(tensor=2, pipeline=2)],
+    [
+        WRITER,
+        ParallelLayout(),
+        ParallelLayout(tensor=2),
+        ParallelLayout(tensor=2, pipeline=2),
+        ParallelLayout(tensor=2, data=2),
+    ],
     ids=lambda layout: f"tp{layout.tensor}-pp{layout.pipeline}-dp{layout.data}",
 )
 def test_it_goes_on_as_the_writer_did(layout: ParallelLayout, written: Written, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ class Checkpointer:
         self._check_data_position(source)
         metrics = self._peers.first(lambda: self._metrics(source))
         model = engine.sharded_model_state()
-        optimizer = {OPTIMIZER: engine.sharded_optimizer_state(is_loading=True)}
+        optimizer = {OPTIMIZER: engine.sharded_optimizer_state()}
         with self._transport.fetched(source, model | optimizer) as folder:
             # The model first, and wholly: an optimizer derives its float32 weights from the model's when these are
             # loaded, which would undo what had been loaded into them before.

@@ -50,7 +50,7 @@ class LoadableModel(Protocol):
 class Checkpointable(LoadableModel, Protocol):
     """What a whole checkpoint needs of the engine."""
 
-    def sharded_optimizer_state(self, *, is_loading: bool) -> ShardedStateDict: ...
+    def sharded_optimizer_state(self) -> ShardedStateDict: ...
     def load_optimizer_state(self, state: ShardedStateDict) -> None: ...
 
 
@@ -61,7 +61,7 @@ def write(engine: Checkpointable, folder: Path) -> None:
         ShardError: on all ranks if a shard could not be written; on rank 0 alone if the shards of all ranks together
             are no partition of the tensors, which is a bug of the model: the launcher then ends the peers.
     """
-    state = {**engine.sharded_model_state(), OPTIMIZER: engine.sharded_optimizer_state(is_loading=False)}
+    state = {**engine.sharded_model_state(), OPTIMIZER: engine.sharded_optimizer_state()}
     _keep_write_results_in_process()
     strategy = TorchDistSaveShardedStrategy(thread_count=2, separation_hint=OPTIMIZER)
     try:

@@ -50,6 +50,8 @@ class PartitionConfig(Contract):
 
     `vision` says what of the vision encoder the tensor-parallel ranks share: the weights of each layer (`tensor`), or
     the tiles of a pack, each rank having all weights (`tiles`: no communication inside layers, more memory).
+    `optimizer` says how the optimizer's state is spread over the data-parallel replicas: each owns a part (`sharded`,
+    ZeRO stage 1), or each has all of it (`replicated`); with one replica both are the same.
     """
 
     vision: Literal["tensor", "tiles"] = "tensor"
@@ -59,6 +61,7 @@ class PartitionConfig(Contract):
     pipeline_layers: tuple[NonNegativeInt, ...] | None = Field(
         default=None, description="language layers of each pipeline stage; absent: computed from their cost"
     )
+    optimizer: Literal["sharded", "replicated"] = "sharded"
 
 
 class RecomputeConfig(Contract):

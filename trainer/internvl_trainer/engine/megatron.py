@@ -8,21 +8,14 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.distributed import finalize_model_grads
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
-from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
-from megatron.core.optimizer_param_scheduler import ParamGroupOverride
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from internvl_trainer.contract.base import Component
-from internvl_trainer.contract.job import JobConfig, OptimizationConfig
+from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.data.stream import Pack
-from internvl_trainer.engine import diagnosis
+from internvl_trainer.engine import diagnosis, optimizer_state
 from internvl_trainer.engine.batch import share_tiles, to_device
 from internvl_trainer.engine.capacity import check_capacity, settled_partition
 from internvl_trainer.engine.denominator import loss_scales
@@ -33,6 +26,7 @@ from internvl_trainer.engine.errors import (
     PeerRejectedBatchError,
     lost_peers_named,
 )
+from internvl_trainer.engine.optimizer import build_optimizer, data_parallel
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.placeholders import check_placeholders
 from internvl_trainer.engine.protocol import ShardedStateDict, StepResult
@@ -93,10 +87,8 @@ class MegatronEngine:
         self.model.train()
         self.model.freeze_all_but(job.trainable)
         initialise(self.model, self._seed, [component for component in Component if component not in job.init])
-        self._parallel_model = DistributedDataParallel(
-            configs.language, DistributedDataParallelConfig(grad_reduce_in_fp32=True), self.model
-        )
-        self._optimizer = _build_optimizer(job.optimization, dtype, self._parallel_model)
+        self._parallel_model = data_parallel(self.model, job.partition.optimizer)
+        self._optimizer = build_optimizer(job.optimization, dtype, self._parallel_model)
         configs.language.finalize_model_grads_func = _finish_gradients
         configs.language.grad_scale_func = self._optimizer.scale_loss
 
@@ -116,13 +108,13 @@ class MegatronEngine:
         self.model.load_model_state(state)
         self._optimizer.reload_model_params()
 
-    def sharded_optimizer_state(self, *, is_loading: bool) -> ShardedStateDict:
+    def sharded_optimizer_state(self) -> ShardedStateDict:
         """See `Engine.sharded_optimizer_state`."""
-        return self._optimizer.sharded_state_dict(self.sharded_model_state(), is_loading=is_loading)
+        return optimizer_state.sharded_state(self._optimizer, self.sharded_model_state())
 
     def load_optimizer_state(self, state: ShardedStateDict) -> None:
         """See `Engine.load_optimizer_state`."""
-        self._optimizer.load_state_dict(state)
+        optimizer_state.load_state(self._optimizer, self.sharded_model_state(), state)
 
     def _train_step(
         self, packs: Sequence[Pack], learning_rate: float, step: int, loss_limit: float | None
@@ -265,37 +257,3 @@ def _finish_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | N
     finalize_model_grads(model, None, **options)
     for chunk in model:
         chunk.module.sum_gradients()
-
-
-def _build_optimizer(config: OptimizationConfig, dtype: torch.dtype, model: DistributedDataParallel) -> Any:
-    """AdamW over all trainable parameters, weight decay on those of `config.decay_scope`.
-
-    The released InternVL recipes train under DeepSpeed with one flat parameter group, so norms, biases, layer scale
-    and embeddings decay too: scope `all`. Without overrides of ours megatron would exempt one-dimensional parameters.
-    """
-    overrides: dict[ParamKey, ParamGroupOverride] = {}
-    if config.decay_scope == "matrices":
-        has_one_axis = ParamPredicate("has_one_axis", lambda parameter: parameter.dim() < 2)
-        overrides[ParamKey(predicate=has_one_axis)] = ParamGroupOverride(wd_mult=0.0)
-    optimizer = get_megatron_optimizer(
-        OptimizerConfig(
-            optimizer="adam",
-            lr=config.peak_lr,
-            min_lr=config.min_lr,
-            weight_decay=config.weight_decay,
-            adam_beta1=config.beta1,
-            adam_beta2=config.beta2,
-            adam_eps=config.eps,
-            clip_grad=config.clip_grad_norm,
-            bf16=dtype is torch.bfloat16,
-            params_dtype=dtype,
-            use_distributed_optimizer=False,
-        ),
-        [model],
-        config_overrides=overrides,
-        use_gloo_process_groups=False,
-    )
-    for group in optimizer.param_groups:
-        # megatron leaves this to its own scheduler, in whose place the loop sets the learning rate.
-        group["weight_decay"] = config.weight_decay * group["wd_mult"]
-    return optimizer

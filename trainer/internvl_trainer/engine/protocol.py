@@ -47,7 +47,7 @@ class Engine(Protocol):
         """Take weights, possibly of some components only, under the names of `sharded_model_state()`."""
         ...
 
-    def sharded_optimizer_state(self, *, is_loading: bool) -> ShardedStateDict:
+    def sharded_optimizer_state(self) -> ShardedStateDict:
         """State of the optimizer, of the trainable components alone; checkpoint keys begin `optimizer.`."""
         ...
 

@@ -11,6 +11,7 @@ from internvl_operator.api.spec import TrainingSpec
 from internvl_operator.domain import job_config
 from internvl_operator.domain.stages import Expansion, expand
 from internvl_operator.domain.state import AttemptKey
+from internvl_trainer.contract.job import PartitionConfig
 from tests.property.world import World, training_spec
 
 pytestmark = pytest.mark.unit
@@ -147,7 +148,7 @@ def test_how_the_model_is_cut_and_what_is_recomputed_reaches_the_trainer() -> No
 
     assert expansion.problems == ()
     (plan,) = expansion.stages
-    assert plan.partition.model_dump() == {"vision": "tiles", "sequence": True, "pipeline_layers": (1, 1)}
+    assert plan.partition == PartitionConfig(vision="tiles", sequence=True, pipeline_layers=(1, 1))
     assert plan.recompute.model_dump() == {"vision": "whole", "language": "none"}
     assert plan.attention == "reference"
     assert (plan.optimization.stop_after_tokens, plan.optimization.loss_denominator) == (10**12, "micro-step")
