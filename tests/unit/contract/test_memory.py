@@ -15,6 +15,7 @@ from tests.unit.contract.examples import job
 pytestmark = pytest.mark.unit
 
 STAGE_1 = (Component.PROJECTOR,)
+REPLICATED = PartitionConfig(sequence=True, optimizer="replicated")
 
 
 def full_packs(name: str, tensor: int = 1, pipeline: int = 1, data: int = 1, **changes: object) -> JobConfig:
@@ -86,7 +87,7 @@ def test_planned_layouts_need_what_the_reference_estimates(
     that is computed again, head padding, and norms that are not shared where the vision encoder's weights are.
     """
     asked = full_packs(name, *layout, partition=PartitionConfig(sequence=True, pipeline_layers=layers))
-    stages = estimate_memory(asked, distributed_optimizer=True)
+    stages = estimate_memory(asked)
     needs = [stages[0].parts.total, stages[-1].parts.total][: len(printed)]
     needs[-1] += 6 * 16384 * asked.model.language.vocab_size // asked.layout.tensor
     assert [need / GIB for need in needs] == pytest.approx(list(printed), rel=0.10)
@@ -98,7 +99,7 @@ def test_recomputing_the_encoder_from_pixels_makes_the_longest_pipeline_of_78b_a
     def first_stage(mode: str) -> StageMemory:
         recompute = RecomputeConfig.model_validate({"vision": mode})
         asked = full_packs("78B", 8, 4, 4, partition=layers, recompute=recompute)
-        return estimate_memory(asked, distributed_optimizer=True)[0]
+        return estimate_memory(asked)[0]
 
     assert first_stage("layers").in_flight == 4
     assert first_stage("layers").parts.total / GIB == pytest.approx(66, rel=0.10)
@@ -115,9 +116,9 @@ def test_frozen_parts_hold_weights_alone() -> None:
     assert frozen.parts.vision_activations < trained.parts.vision_activations
 
 
-def test_without_a_distributed_optimizer_every_replica_has_all_of_its_state() -> None:
-    (shared,) = estimate_memory(full_packs("8B", data=8), distributed_optimizer=True)
-    (whole,) = estimate_memory(full_packs("8B", data=8))
+def test_replicas_share_out_the_optimizers_state_unless_each_is_to_have_all_of_it() -> None:
+    (shared,) = estimate_memory(full_packs("8B", data=8))
+    (whole,) = estimate_memory(full_packs("8B", data=8, partition=REPLICATED))
     assert whole.parts.optimizer == pytest.approx(8 * shared.parts.optimizer, rel=1e-6)
     assert whole.parts.weights == shared.parts.weights
 
@@ -153,7 +154,7 @@ def test_a_larger_pack_never_needs_less(tokens: int, more: int, tiles: int) -> N
 
 
 def test_a_stage_that_does_not_fit_is_told_with_its_breakdown() -> None:
-    stages = estimate_memory(full_packs("8B", data=8))
+    stages = estimate_memory(full_packs("8B", data=8, partition=REPLICATED))
     assert memory_problem(stages, device=200 * GIB) is None
     problem = memory_problem(stages, device=80 * GIB)
     assert problem is not None

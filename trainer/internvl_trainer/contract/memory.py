@@ -92,17 +92,13 @@ class MemoryProblem:
         )
 
 
-def estimate_memory(job: JobConfig, *, distributed_optimizer: bool = False) -> tuple[StageMemory, ...]:
-    """What each pipeline stage of a job needs per device, first stage first.
-
-    Args:
-        distributed_optimizer: whether the data-parallel ranks share the optimizer's state instead of each having all.
-    """
+def estimate_memory(job: JobConfig) -> tuple[StageMemory, ...]:
+    """What each pipeline stage of a job needs per device, first stage first."""
     stages = job.layout.pipeline
     micro_batches = job.optimization.global_batch // job.layout.data
     return tuple(
         # 1F1B: a stage starts on as many packs as there are stages from it to the end, before it gets the first back.
-        _stage_memory(job, stage, count, min(stages - stage, micro_batches), distributed_optimizer)
+        _stage_memory(job, stage, count, min(stages - stage, micro_batches))
         for stage, count in enumerate(job_layers(job))
     )
 
@@ -113,18 +109,18 @@ def memory_problem(stages: Sequence[StageMemory], device: int) -> MemoryProblem 
     return MemoryProblem(largest, device) if largest.parts.total > device else None
 
 
-def _stage_memory(job: JobConfig, stage: int, layers: int, in_flight: int, distributed_optimizer: bool) -> StageMemory:
+def _stage_memory(job: JobConfig, stage: int, layers: int, in_flight: int) -> StageMemory:
     first, last = stage == 0, stage == job.layout.pipeline - 1
     size = BYTES[job.optimization.precision]
     held, trained = _parameters(job, layers, first=first, last=last)
     vision = _vision_activations(job) if first else Activations(0, 0)
     language = _language_activations(job, layers)
     head = _head_working(job) if last else 0
-    copies = job.layout.data if distributed_optimizer else 1
+    owners = job.layout.data if job.partition.optimizer == "sharded" else 1
     parts = MemoryParts(
         weights=held * size.element,
         gradients=trained * size.gradient,
-        optimizer=share(trained * size.optimizer, copies),
+        optimizer=share(trained * size.optimizer, owners),
         vision_activations=vision.kept * in_flight,
         language_activations=language.kept * in_flight,
         tiles=_tile_bytes(job) * in_flight if first else 0,
