@@ -18,7 +18,10 @@ from internvl_operator.api.training import InternVLTraining
 from internvl_operator.domain import queries
 from internvl_operator.domain.stages import Expansion, StagePlan, expand
 from internvl_operator.domain.state import RunSource
+from internvl_trainer.contract.memory import GIB, estimate_memory
+from internvl_trainer.contract.pipeline import job_layers
 
+COLUMNS = "Stage", "Trains", "Steps", "Peak LR", "Batch", "Nodes", "TP x PP x DP", "GiB/device", "Publishes", "Data"
 OPERATOR_IMAGE = "(the operator's trainer.image)"
 
 
@@ -48,7 +51,10 @@ def crd(write: bool, check: bool, root: Path) -> None:
 @click.argument("file", type=click.File(encoding="utf-8"))
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def plan(file: TextIO, output: str) -> None:
-    """Show the stages that the InternVLTrainings in FILE (-: standard input) expand to, and what is wrong with them."""
+    """Show the stages that the InternVLTrainings in FILE (-: standard input) expand to, and what is wrong with them.
+
+    GiB/device is an estimate for packs at their limits, of the pipeline stage that needs most.
+    """
     trainings = list(_read(file))
     if not trainings:
         raise click.ClickException(f"{file.name} holds no {KIND}")
@@ -116,6 +122,8 @@ def _as_json(training: InternVLTraining, expansion: Expansion) -> dict[str, Any]
                 "nodes": stage.nodes,
                 "processesPerNode": stage.processes_per_node,
                 "layout": stage.layout.model_dump(),
+                "pipelineLayers": list(job_layers(stage)),
+                "memoryGiB": [round(each.parts.total / GIB, 1) for each in estimate_memory(stage)],
                 "microBatches": _micro_batches(stage),
                 "data": stage.data.model_dump(),
                 "optimization": stage.optimization.model_dump(),
@@ -130,7 +138,7 @@ def _as_json(training: InternVLTraining, expansion: Expansion) -> dict[str, Any]
 def _as_table(training: InternVLTraining, expansion: Expansion) -> Table:
     starts = ", ".join(f"{part} from {origin}" for part, origin in _origins(training).items()) or "random weights"
     table = Table(title=f"{training.metadata.name}: {training.spec.model}, {starts}", title_justify="left")
-    for heading in ("Stage", "Trains", "Steps", "Peak LR", "Batch", "Nodes", "TP x PP x DP", "Publishes", "Data"):
+    for heading in COLUMNS:
         table.add_column(heading)
     for stage in expansion.stages:
         table.add_row(
@@ -141,6 +149,7 @@ def _as_table(training: InternVLTraining, expansion: Expansion) -> Table:
             f"{stage.optimization.global_batch} ({_micro_batches(stage)} per replica)",
             f"{stage.nodes} x {stage.processes_per_node}",
             f"{stage.layout.tensor} x {stage.layout.pipeline} x {stage.layout.data}",
+            f"{max(each.parts.total for each in estimate_memory(stage)) / GIB:.1f}",
             " ".join(stage.checkpoint.publish) or "-",
             stage.data.meta,
         )

@@ -96,6 +96,10 @@ class ParallelismSpec(ApiModel):
         default=None,
         description="layers of the language model on each pipeline stage; absent: computed from what they cost",
     )
+    optimizer: Literal["sharded", "replicated"] = Field(
+        default="sharded",
+        description="how replicas hold the optimizer's state: each its own part (ZeRO stage 1), or each all of it",
+    )
 
 
 class StorageSpec(ApiModel):
@@ -135,7 +139,9 @@ class VisionFrom(ApiModel):
     training_ref: TrainingRef | None = Field(
         default=None, description="wait until that stage has published vision, then start from it"
     )
-    uri: ObjectUri | None = Field(default=None, description="a published component manifest")
+    uri: ObjectUri | None = Field(
+        default=None, description="manifest of a published component, or of a checkpoint that holds it"
+    )
 
 
 class VisionSpec(ApiModel):
@@ -197,6 +203,10 @@ class LossSpec(ApiModel):
         default="global-batch",
         description="what the weighted loss is divided by: the weights of the whole global batch, or those of each "
         "micro-step, as the released recipes do",
+    )
+    spike_limit: Decimal | None = Field(
+        default=None,
+        description="stop before a step whose loss is more than so many times the mean of the last 20; absent: never",
     )
 
 

@@ -11,6 +11,8 @@ from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import PartitionConfig
 from internvl_trainer.contract.layout import layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
+from internvl_trainer.contract.pipeline import job_balance_problem
+from internvl_trainer.contract.workload import Workload
 
 
 class Sizes(NamedTuple):
@@ -37,7 +39,20 @@ def sizes(spec: TrainingSpec, stage: StageSpec) -> Sizes:
 def partition(sizes: Sizes) -> PartitionConfig:
     """How the model is cut to the grid, beyond the grid's sizes."""
     asked = sizes.parallelism
-    return PartitionConfig(vision=asked.vision, sequence=asked.sequence, pipeline_layers=asked.pipeline_layers)
+    return PartitionConfig(
+        vision=asked.vision,
+        sequence=asked.sequence,
+        pipeline_layers=asked.pipeline_layers,
+        optimizer=asked.optimizer,
+    )
+
+
+def balance_problem(sizes: Sizes, workload: Workload) -> SpecProblem | None:
+    """Why the pipeline of a stage would wait for one of its parts most of the time; None where it does not."""
+    problem = job_balance_problem(workload)
+    if problem is None:
+        return None
+    return _problem(f"{sizes.field}.{problem.axis}", f"{workload.model.name}: {problem}")
 
 
 def layout(sizes: Sizes, model: ModelGeometry) -> tuple[ParallelLayout | None, list[SpecProblem]]:

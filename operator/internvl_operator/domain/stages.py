@@ -142,7 +142,8 @@ def _expand_stage(
         resources=spec.resources,
         pod_template=spec.pod_template,
     )
-    return plan, problems
+    unbalanced = parallelism.balance_problem(sizes, plan)
+    return plan, [*problems, *([unbalanced] if unbalanced else [])]
 
 
 def _data(defaults: DataSpec, own: DataSpec, where: str) -> tuple[DataConfig | None, list[SpecProblem]]:
@@ -172,6 +173,7 @@ def _optimization(stage: StageSpec, where: str) -> tuple[OptimizationConfig | No
             global_batch=stage.global_batch,
             loss_reweighting=stage.loss.reweighting,
             loss_denominator=stage.loss.denominator,
+            spike_limit=float(stage.loss.spike_limit) if stage.loss.spike_limit else None,
             drop_path=float(stage.drop_path),
             precision=stage.precision,
             seed=stage.seed,

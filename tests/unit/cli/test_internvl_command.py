@@ -91,7 +91,18 @@ def test_plan_shows_stages_and_their_layout() -> None:
 
     assert code == 0
     assert "stage1-5" in output
-    assert "4 x 1 x 16" in output
+    assert "2 x 1 x 32" in output
+
+
+def test_plan_tells_the_memory_and_the_layers_of_each_pipeline_stage() -> None:
+    code, output = invoke("plan", "-o", "json", str(ROOT / "examples/internvl2-5-78b.yaml"))
+
+    assert code == 0
+    (run,) = json.loads(output)
+    warm_up, tuning = run["stages"]
+    assert tuning["pipelineLayers"] == [29, 51]
+    assert [len(stage["memoryGiB"]) for stage in run["stages"]] == [2, 2]
+    assert max(warm_up["memoryGiB"]) < max(tuning["memoryGiB"]) < 80
 
 
 def test_plan_as_json_holds_what_the_trainer_will_get() -> None:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
-from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.parameters import rank_parameters, share
 from internvl_trainer.contract.pipeline import job_layers
+from internvl_trainer.contract.workload import Workload
 
 GIB = 2**30
 
@@ -92,7 +92,7 @@ class MemoryProblem:
         )
 
 
-def estimate_memory(job: JobConfig) -> tuple[StageMemory, ...]:
+def estimate_memory(job: Workload) -> tuple[StageMemory, ...]:
     """What each pipeline stage of a job needs per device, first stage first."""
     stages = job.layout.pipeline
     micro_batches = job.optimization.global_batch // job.layout.data
@@ -109,7 +109,7 @@ def memory_problem(stages: Sequence[StageMemory], device: int) -> MemoryProblem 
     return MemoryProblem(largest, device) if largest.parts.total > device else None
 
 
-def _stage_memory(job: JobConfig, stage: int, layers: int, in_flight: int) -> StageMemory:
+def _stage_memory(job: Workload, stage: int, layers: int, in_flight: int) -> StageMemory:
     first, last = stage == 0, stage == job.layout.pipeline - 1
     size = BYTES[job.optimization.precision]
     held, trained = _parameters(job, layers, first=first, last=last)
@@ -129,7 +129,7 @@ def _stage_memory(job: JobConfig, stage: int, layers: int, in_flight: int) -> St
     return StageMemory(stage, layers, in_flight, parts)
 
 
-def _parameters(job: JobConfig, layers: int, *, first: bool, last: bool) -> tuple[int, int]:
+def _parameters(job: Workload, layers: int, *, first: bool, last: bool) -> tuple[int, int]:
     """Parameters of a rank, and how many of them are trained."""
     rank = rank_parameters(job.model, job.layout.tensor, job.partition)
     held = {
@@ -147,7 +147,7 @@ class Activations(NamedTuple):
     working: int
 
 
-def _vision_activations(job: JobConfig) -> Activations:
+def _vision_activations(job: Workload) -> Activations:
     """Of vision encoder and projector on one rank."""
     vision, element = job.model.vision, BYTES[job.optimization.precision].element
     in_tiles = job.partition.vision == "tiles"
@@ -186,7 +186,7 @@ def _projector_elements(model: ModelGeometry, tensor: int) -> int:
     return 2 * model.projector_input + 2 * share(model.language.hidden, tensor) + model.language.hidden
 
 
-def _language_activations(job: JobConfig, layers: int) -> Activations:
+def _language_activations(job: Workload, layers: int) -> Activations:
     """Of some language layers on one rank."""
     language, tensor = job.model.language, job.layout.tensor
     tokens, element = job.data.pack_tokens, BYTES[job.optimization.precision].element
@@ -211,7 +211,7 @@ def language_layer_elements(language: LanguageGeometry, tensor: int = 1, *, sequ
     return norms + 3 * q + 3 * kv + 4 * language.head_dim + 5 * share(language.ffn, tensor)
 
 
-def _head_working(job: JobConfig) -> int:
+def _head_working(job: Workload) -> int:
     """A chunk's logits in the weights' dtype, in float32 and as a gradient, and the gradient of the head's weight."""
     element = BYTES[job.optimization.precision].element
     columns = share(job.model.language.vocab_size, job.layout.tensor)
@@ -221,7 +221,7 @@ def _head_working(job: JobConfig) -> int:
     return chunk_bytes + (weight if Component.LANGUAGE in job.trainable else 0)
 
 
-def _tile_bytes(job: JobConfig) -> int:
+def _tile_bytes(job: Workload) -> int:
     """Pixels of one pack: as they came, and normalised too, where the patch embedding keeps them for its gradient."""
     vision, element = job.model.vision, BYTES[job.optimization.precision].element
     normalised = Component.VISION in job.trainable and job.recompute.vision != "whole"

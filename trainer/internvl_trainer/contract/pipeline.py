@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.flops import PackLoad, hardware_passes, sharded_flops
-from internvl_trainer.contract.job import JobConfig, PartitionConfig, RecomputeConfig
+from internvl_trainer.contract.job import PartitionConfig, RecomputeConfig
+from internvl_trainer.contract.workload import Workload
 
 TOLERANCE = Fraction(5, 4)
 """How many times the mean cost of a stage one indivisible part may cost.
@@ -167,12 +168,12 @@ def balance_problem(cost: PipelineCost, stages: int, *, vision_trains: bool) -> 
     return BalanceProblem(stages, part, cost.in_layers(worst), mean, most, vision_trains)
 
 
-def job_layers(job: JobConfig) -> tuple[int, ...]:
+def job_layers(job: Workload) -> tuple[int, ...]:
     """Language layers of each pipeline stage of a job: what it says itself, else `split_layers`."""
     return job.partition.pipeline_layers or balance(_job_cost(job), job.layout.pipeline)
 
 
-def job_balance_problem(job: JobConfig) -> BalanceProblem | None:
+def job_balance_problem(job: Workload) -> BalanceProblem | None:
     """`balance_problem` of a job; None where the job itself says how many layers each stage gets."""
     if job.partition.pipeline_layers is not None:
         return None
@@ -180,7 +181,7 @@ def job_balance_problem(job: JobConfig) -> BalanceProblem | None:
     return balance_problem(_job_cost(job), job.layout.pipeline, vision_trains=vision_trains)
 
 
-def _job_cost(job: JobConfig) -> PipelineCost:
+def _job_cost(job: Workload) -> PipelineCost:
     return pipeline_cost(
         job.model,
         trainable=job.trainable,

@@ -10,8 +10,10 @@ from internvl_operator.domain.stages import expand
 from internvl_operator.domain.state import RunSource, SourceReady
 from internvl_operator.domain.vision import judge_source
 from internvl_trainer.contract import catalog
+from internvl_trainer.contract.job import PartitionConfig
 from internvl_trainer.contract.layout import layout_problems
 from internvl_trainer.contract.manifest import ParallelLayout
+from internvl_trainer.contract.memory import estimate_memory
 from tests.property.world import DIGEST
 
 pytestmark = pytest.mark.unit
@@ -34,7 +36,14 @@ def test_the_trainer_can_cut_its_model_to_every_stages_grid(run: InternVLTrainin
     for stage in run.spec.stages:
         sizes = stage.parallelism or run.spec.parallelism
         grid = ParallelLayout(tensor=sizes.tensor, pipeline=sizes.pipeline)
-        assert layout_problems(catalog.get(run.spec.model), grid) == ()
+        partition = PartitionConfig(vision=sizes.vision, pipeline_layers=sizes.pipeline_layers)
+        assert layout_problems(catalog.get(run.spec.model), grid, partition) == ()
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.metadata.name)
+def test_every_stage_fits_on_devices_of_80_gb_with_room_to_spare(run: InternVLTraining) -> None:
+    for stage in expand(run.spec, default_image="trainer:platform").stages:
+        assert max(each.parts.total for each in estimate_memory(stage)) < 0.85 * 80e9
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

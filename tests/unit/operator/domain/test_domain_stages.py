@@ -134,13 +134,34 @@ def test_a_layout_fills_the_nodes_exactly_or_there_is_none(
     assert all(stage.layout.world == world for stage in expansion.stages)
 
 
+def test_a_pipeline_that_its_vision_encoder_would_hold_up_is_refused_until_the_user_says_how_to_split_it() -> None:
+    spec = spec_with_stage().model_copy(update={"model": "InternVL2_5-38B"})
+    grid = {"tensor": 8, "pipeline": 4}
+    large = {"resources": {"nodes": 16, "processesPerNode": 8}, "data": {"meta": "s3://m", "tokenizer": "s3://t"}}
+    stage = spec.stages[0].to_dict() | {"globalBatch": 512, "trainable": ["vision", "projector", "language"]}
+    (problem,) = expand(training_spec(1, model=spec.model, **large, parallelism=grid, stages=[stage])).problems
+
+    assert problem.field == "spec.parallelism.pipeline"
+    assert "lower pipeline to 3" in problem.problem
+
+    split = {**grid, "pipelineLayers": [4, 20, 20, 20]}
+    assert expand(training_spec(1, model=spec.model, **large, parallelism=split, stages=[stage])).problems == ()
+
+
 def test_how_the_model_is_cut_and_what_is_recomputed_reaches_the_trainer() -> None:
     changes = {
-        "parallelism": {"tensor": 2, "pipeline": 2, "vision": "tiles", "sequence": True, "pipelineLayers": [1, 1]},
+        "parallelism": {
+            "tensor": 2,
+            "pipeline": 2,
+            "vision": "tiles",
+            "sequence": True,
+            "pipelineLayers": [1, 1],
+            "optimizer": "replicated",
+        },
         "recompute": {"vision": "whole", "language": "none"},
         "attention": "reference",
         "stopAfterTokens": 10**12,
-        "loss": {"denominator": "micro-step"},
+        "loss": {"denominator": "micro-step", "spikeLimit": "2.5"},
     }
     stage = training_spec(1).stages[0].to_dict()
     changes["optimizer"] = {**stage["optimizer"], "decayScope": "matrices"}
@@ -148,11 +169,12 @@ def test_how_the_model_is_cut_and_what_is_recomputed_reaches_the_trainer() -> No
 
     assert expansion.problems == ()
     (plan,) = expansion.stages
-    assert plan.partition == PartitionConfig(vision="tiles", sequence=True, pipeline_layers=(1, 1))
+    cut = PartitionConfig(vision="tiles", sequence=True, pipeline_layers=(1, 1), optimizer="replicated")
+    assert plan.partition == cut
     assert plan.recompute.model_dump() == {"vision": "whole", "language": "none"}
     assert plan.attention == "reference"
     assert (plan.optimization.stop_after_tokens, plan.optimization.loss_denominator) == (10**12, "micro-step")
-    assert plan.optimization.decay_scope == "matrices"
+    assert (plan.optimization.decay_scope, plan.optimization.spike_limit) == ("matrices", 2.5)
     assert (plan.optimization.steps, plan.optimization.loss_reweighting) == (10, "square"), "the rest stays as it was"
 
 
