@@ -44,6 +44,16 @@ def test_on_a_terminal_progress_stays_in_one_line_also_on_two_processes(tmp_path
     assert "committed checkpoint" in stream
 
 
+def test_the_example_is_cut_into_four_processes_as_its_header_says(tmp_path: Path) -> None:
+    header = (ROOT / "trainer/examples/tiny.yaml").read_text()
+    grid = ["--set", "layout.tensor=2", "--set", "layout.pipeline=2"]
+    assert " ".join(["trainer/examples/tiny.yaml", *grid]) in header
+    command = [*into(tmp_path), *grid, "--set", "optimization.steps=2"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "step 2/2  loss" in ended.stdout
+
+
 def on_pty(command: list[str]) -> tuple[int, str]:
     """Run a command on a terminal of its own: exit code, and all that it wrote there but for colours."""
     ours, theirs = pty.openpty()
