@@ -23,12 +23,19 @@ from internvl_trainer.launch.plan import LaunchPlan, LaunchPlanError
     "--set", "changes", multiple=True, metavar="FIELD=VALUE",
     help="Replace a value of the job, such as optimization.steps=10. Can be given several times.",
 )  # fmt: skip
-@click.option("--processes", type=int, help="Workers, one per accelerator. Default: as many as the layout needs.")
 @click.option(
-    "--scratch", type=click.Path(path_type=Path), help="Folder for checkpoints on their way and cached data; own one."
-)
+    "--processes", type=click.IntRange(min=1),
+    help="Workers, one per accelerator; the default, as many as the layout needs, is the only number that can run.",
+)  # fmt: skip
+@click.option(
+    "--scratch", type=click.Path(path_type=Path),
+    help="Folder for checkpoints on their way and cached data; default: one that is removed at the end.",
+)  # fmt: skip
 def train(config: Path, changes: tuple[str, ...], processes: int | None, scratch: Path | None) -> None:
     """Train one stage on this machine, with or without accelerators.
+
+    The exit code says how it ended: 0 done, 2 wrong job or data, 30 interrupted, others in
+    docs/reference/exit-codes.md.
 
     Examples:
 
@@ -37,17 +44,19 @@ def train(config: Path, changes: tuple[str, ...], processes: int | None, scratch
       internvl train --config trainer/examples/tiny.yaml --set layout.tensor=2 --set layout.pipeline=2
     """
     from internvl_trainer.launch.job_file import JobFileError, read_job
+    from internvl_trainer.launch.process_grid import check_grid
 
     with tempfile.TemporaryDirectory(prefix="internvl-") as folder:
         try:
             job = read_job(config, changes, now=datetime.now(UTC))
+            check_grid(job, processes)
             document = Path(folder) / CONFIG_FILE
             document.write_bytes(job.to_bytes())
             plan = LaunchPlan(
                 config=document,
                 nodes=1,
                 node_rank=0,
-                processes=job.layout.world if processes is None else processes,
+                processes=job.layout.world,
                 master_addr="127.0.0.1",
                 master_port=_free_port(),
                 scratch=scratch or Path(folder),

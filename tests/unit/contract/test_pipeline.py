@@ -127,8 +127,8 @@ def test_a_refusal_says_what_costs_how_much_and_what_to_do() -> None:
     assert str(problem) == (
         "4 pipeline stages cannot balance: the vision side of the first stage costs as much as 43.6 language layers "
         "and cannot be divided, but a stage's mean is 23.0, and a part may cost at most 1.25 times that; lower "
-        "pipeline to 2, or set pipelineLayers to accept an uneven one, or lower packTiles, or freeze the vision "
-        "encoder in this stage"
+        "pipeline to 2, or set pipelineLayers (in a job file: partition.pipeline_layers) to accept an uneven one, or "
+        "lower packTiles (in a job file: data.pack_tiles), or freeze the vision encoder in this stage"
     )
 
 

@@ -70,9 +70,12 @@ class BalanceProblem:
     """The field of the layout that is wrong."""
 
     def __str__(self) -> str:
-        remedies = [f"lower pipeline to {self.most_stages}", "set pipelineLayers to accept an uneven one"]
+        remedies = [
+            f"lower pipeline to {self.most_stages}",
+            "set pipelineLayers (in a job file: partition.pipeline_layers) to accept an uneven one",
+        ]
         if self.part == VISION_SIDE:
-            remedies.append("lower packTiles")
+            remedies.append("lower packTiles (in a job file: data.pack_tiles)")
             if self.vision_trains:
                 remedies.append("freeze the vision encoder in this stage")
         return (
