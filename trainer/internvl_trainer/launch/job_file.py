@@ -8,15 +8,17 @@ What a file may leave out or abbreviate, next to the fields that have defaults o
 - Relative paths (`data.meta`, `data.tokenizer`, `storage.uri`) are relative to the file's folder.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
@@ -59,11 +61,42 @@ def read_job(path: Path, changes: Iterable[str] = (), *, now: datetime) -> JobCo
     try:
         return JobConfig.model_validate(_completed(document, path, places, now))
     except ValidationError as error:
+        found = error.errors()
         faults = [
-            f"{places.of(fault['loc'])}: {'.'.join(map(str, fault['loc'])) or 'job'}: {fault['msg']}"
-            for fault in error.errors()
+            f"{places.of(fault['loc'])}: {'.'.join(map(str, fault['loc'])) or 'job'}: {_said(fault)}"
+            for fault in found
+            if not _follows(fault, found)
         ]
         raise JobFileError("\n".join(faults)) from error
+
+
+def _said(fault: ErrorDetails) -> str:
+    """What is wrong, in the terms of a job file."""
+    if fault["type"] != "extra_forbidden":
+        return fault["msg"]
+    *sections, field = fault["loc"]
+    fields = _fields(sections)
+    near = difflib.get_close_matches(str(field), fields, n=1)
+    return "no such field; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}")
+
+
+def _fields(sections: Iterable[str | int]) -> list[str]:
+    """The fields of the job, or of one of its sections. Keys of a mapping, such as init's, lead to its values."""
+    found: type[BaseModel] = JobConfig
+    for section in sections:
+        if section in found.model_fields:
+            annotation = found.model_fields[str(section)].annotation
+            kinds = (annotation, *get_args(annotation))
+            found = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(found.model_fields)
+
+
+def _follows(fault: ErrorDetails, found: Iterable[ErrorDetails]) -> bool:
+    """Whether a sequence is too short only because one of its items was refused."""
+    place = fault["loc"]
+    return fault["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in found
+    )
 
 
 class _Places:
@@ -82,6 +115,9 @@ class _Places:
                 return f"--set {self.changed[prefix]}"
             if prefix in self._lines:
                 return self._at(self._lines[prefix])
+            below = [change for changed, change in self.changed.items() if changed[:length] == prefix]
+            if below:
+                return f"--set {below[0]}"
         return str(self._path)
 
     def read_yaml(self, text: str) -> dict[str, Any]:

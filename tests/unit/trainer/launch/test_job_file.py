@@ -86,7 +86,7 @@ def test_values_can_be_changed_from_the_command_line(tmp_path: Path) -> None:
         ("steps: 20", "steps: [20", "job.yaml, line 7, column 10: is no YAML"),
         ("steps: 20", "\tsteps: 20", "job.yaml, line 6, column 3: is no YAML"),
         ("steps: 20", "steps: many", "job.yaml, line 6: optimization.steps: Input should be a valid integer"),
-        ("steps: 20", "step: 20", "job.yaml, line 6: optimization.step: Extra inputs are not permitted"),
+        ("steps: 20", "step: 20", "job.yaml, line 6: optimization.step: no such field; did you mean steps?"),
         ("steps: 20", "step: 20", "job.yaml, line 5: optimization.steps: Field required"),
         ("steps: 20", "global_batch: 2", "line 8: optimization.global_batch was given in line 6 already"),
         ("tiny-1b-like", "tiny", "job.yaml, line 1: model 'tiny' is not in the catalogue; known models: InternVL"),
@@ -114,7 +114,10 @@ def test_a_syntax_error_in_json_has_its_line_too(tmp_path: Path) -> None:
         ("optimization..steps=1", "is not of the form"),
         ("optimization.steps=[", "is no YAML value"),
         ("optimization.steps=0", "--set optimization.steps=0: optimization.steps: Input should be greater than"),
-        ("optimization.stride=1", "--set optimization.stride=1: optimization.stride: Extra inputs"),
+        ("optimization.stride=1", "--set optimization.stride=1: optimization.stride: no such field; there are steps, "),
+        ("optimizaton.steps=1", "--set optimizaton.steps=1: optimizaton: no such field; did you mean optimization?"),
+        ("partition.sequence_parallel=1", "partition.sequence_parallel: no such field; did you mean sequence?"),
+        ("init={vision: {url: x}}", "init.vision.url: no such field; did you mean uri?"),
         ("model.vision.layers=1", "--set model.vision.layers=1: model is 'tiny-1b-like', which has no fields"),
         ("layout.data=3", "global_batch is 4 packs, which 3 data-parallel replicas cannot share"),
     ],
@@ -127,3 +130,11 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in refusal(path)
+
+
+def test_an_item_that_is_refused_is_the_only_complaint_about_its_list(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, SHORT), "trainable=[lang]")
+    assert said.splitlines() == [
+        "--set trainable=[lang]: trainable.0: Input should be 'vision', 'projector' or 'language'"
+    ]
+    assert "at least 1 item" in refusal(write(tmp_path, SHORT), "trainable=[]")
