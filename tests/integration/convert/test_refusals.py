@@ -60,6 +60,25 @@ def test_weights_that_are_not_the_models(
     assert not (tmp_path / "checkpoint" / "MANIFEST.json").exists()
 
 
+def test_a_wrong_shape_in_the_last_layer_is_found_before_anything_is_written(source: Path, tmp_path: Path) -> None:
+    last = f"language_model.model.layers.{MODEL.language.layers - 1}.mlp.down_proj.weight"
+    _rewrite(source, lambda tensors: tensors.update({last: torch.zeros(2, 2)}))
+    code, text = refused(import_, source, tmp_path / "checkpoint")
+    assert (code, last in text) == (ExitCode.INVALID_CONFIG, True)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_base_with_too_few_tokens_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    vision = folders.write_bare(tmp_path / "vision", MODEL, Component.VISION)
+    language = folders.write_bare(tmp_path / "language", MODEL, Component.LANGUAGE)
+    combine = ("--vision", str(vision), "--language", str(language))
+    code, text = refused(import_, tmp_path / "checkpoint", *combine)
+    assert code == ExitCode.INVALID_CONFIG
+    assert "has 131 tokens" in text
+    assert "--vocab-size" in text
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_a_truncated_weight_file(source: Path, tmp_path: Path) -> None:
     file = source / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from internvl_trainer.convert.errors import FolderError, MissingTensorError
-from internvl_trainer.convert.mapping import Mapping
+from internvl_trainer.convert.mapping import Mapping, check_shape
 from internvl_trainer.convert.read_config import Description, describe
 from internvl_trainer.convert.safetensors_file import StoredTensor, buffer_of, empty, read_header
 from internvl_trainer.storage import ObjectStore
@@ -63,12 +63,14 @@ class HuggingFaceFolder:
         return self.uri.rsplit("/", 1)[-1]
 
     def check(self, mappings: Iterable[Mapping]) -> None:
-        """Whether the folder holds exactly the tensors of these mappings.
+        """Whether the folder holds exactly the tensors of these mappings; before any tensor is read.
 
         Raises:
-            MissingTensorError: names what is missing and what is there beyond it; before any tensor is read.
+            MissingTensorError: names what is missing and what is there beyond it.
+            TensorShapeError: names the first tensor that has another shape than the model's geometry gives it.
         """
-        wanted = {name for mapping in mappings for name in mapping.names}
+        shapes = {name: shape for each in mappings for name, shape in zip(each.names, each.shapes, strict=True)}
+        wanted = shapes.keys()
         missing = sorted(wanted - self.tensors.keys())
         unknown = sorted(self.tensors.keys() - wanted)
         if missing or unknown:
@@ -77,6 +79,8 @@ class HuggingFaceFolder:
                 f"{self.uri} {' and '.join(faults)}; check that config.json belongs to the weights and that adapters "
                 "are merged"
             )
+        for name, shape in shapes.items():
+            check_shape(name, self.tensors[name].shape, shape)
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, in the dtype that it is stored in, on the CPU.

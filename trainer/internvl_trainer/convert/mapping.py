@@ -44,7 +44,7 @@ class Mapping:
             TensorShapeError: names the tensor that has another shape than the model's geometry gives it.
         """
         for name, shape, part in zip(self.names, self.shapes, parts, strict=True):
-            _check(name, part, shape)
+            check_shape(name, tuple(part.shape), shape)
         return self.transform.merge(parts)
 
     def split(self, ours: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -53,7 +53,7 @@ class Mapping:
         Raises:
             TensorShapeError: our tensor has another shape than `tensor` says.
         """
-        _check(self.tensor.key, ours, self.tensor.shape)
+        check_shape(self.tensor.key, tuple(ours.shape), self.tensor.shape)
         return self.transform.split(ours)
 
 
@@ -114,9 +114,14 @@ def _mapping(key: str, prefix: str, row: Row, layout: Layout, layer: int | None)
     return Mapping(tensor, names, transform.shapes(row.shape), transform)
 
 
-def _check(name: str, tensor: torch.Tensor, shape: Shape) -> None:
-    if tuple(tensor.shape) != shape:
+def check_shape(name: str, found: Shape, shape: Shape) -> None:
+    """Whether a tensor has the shape that the model's geometry gives it.
+
+    Raises:
+        TensorShapeError: it has another.
+    """
+    if found != shape:
         raise TensorShapeError(
-            f"tensor {name} has shape {tuple(tensor.shape)}, the model's geometry gives it {shape}; "
+            f"tensor {name} has shape {found}, the model's geometry gives it {shape}; "
             "check that the folder's config.json belongs to its weights"
         )

@@ -52,6 +52,7 @@ def folder_source(
     Raises:
         UnsupportedModelError: the folder does not hold these components, or not of this geometry.
         MissingTensorError: it lacks tensors that its configuration says, or has others.
+        TensorShapeError: a tensor has another shape than its configuration says.
     """
     stored = _stored(folder, model, components)
     held = folder.description.components
@@ -64,6 +65,8 @@ def folder_source(
         # The head is read from where the embedding is.
         by_tensor[HEAD, None] = by_tensor[EMBEDDING, None]
     folder.check(by_tensor.values())
+    if (HEAD, None) in by_tensor:
+        _check_rows(by_tensor[HEAD, None].shapes[0][0], model.language.vocab_size)
 
     def source(tensor: WholeTensor) -> torch.Tensor:
         found = folder.merged(by_tensor[tensor.key, tensor.layer])
@@ -114,15 +117,19 @@ def fit_head(base_VH: torch.Tensor, vocab_size: int, added: int = len(tokens.ADD
     """
     if base_VH.size(0) == vocab_size:
         return base_VH
-    known = vocab_size - added
-    if base_VH.size(0) < known:
-        raise UnsupportedModelError(
-            f"the language model has {base_VH.size(0)} tokens; a vocabulary of {vocab_size} with {added} added tokens "
-            f"needs at least {known} that it knows"
-        )
-    old_VH = base_VH[:known]
+    _check_rows(base_VH.size(0), vocab_size, added)
+    old_VH = base_VH[: vocab_size - added]
     mean_1H = old_VH.float().mean(0, keepdim=True).to(base_VH.dtype)
     return torch.cat([old_VH, mean_1H.expand(added, -1)])
+
+
+def _check_rows(rows: int, vocab_size: int, added: int = len(tokens.ADDED)) -> None:
+    known = vocab_size - added
+    if rows < known:
+        raise UnsupportedModelError(
+            f"the language model has {rows} tokens; a vocabulary of {vocab_size} with {added} added tokens "
+            f"needs at least {known} that it knows; give the size of its tokenizer's vocabulary by --vocab-size"
+        )
 
 
 def _stored(folder: HuggingFaceFolder, model: ModelGeometry, components: Collection[Component]) -> ModelGeometry:

@@ -74,7 +74,7 @@ def image_token_of(model: ModelGeometry) -> int:
     if facts.vocab_size != model.language.vocab_size:
         raise UnsupportedModelError(
             f"{model.name} has {model.language.vocab_size} tokens, the released {model.language.family} tokenizer "
-            f"{facts.vocab_size}: say which id {tokens.IMAGE_CONTEXT} has"
+            f"{facts.vocab_size}: say by --image-token which id {tokens.IMAGE_CONTEXT} has"
         )
     return facts.added(tokens.IMAGE_CONTEXT)
 

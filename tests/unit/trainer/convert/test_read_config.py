@@ -144,7 +144,7 @@ def test_the_factor_of_dynamic_rope_is_that_of_the_base() -> None:
 def test_placeholders_are_known_for_released_vocabularies_alone() -> None:
     assert image_token_of(catalog.get("InternVL2_5-78B")) == 151667
     assert image_token_of(catalog.get("InternVL2_5-8B")) == 92546
-    with pytest.raises(UnsupportedModelError, match=r"has 2048 tokens, .* say which id <IMG_CONTEXT> has"):
+    with pytest.raises(UnsupportedModelError, match=r"has 2048 tokens, .* by --image-token which id <IMG_CONTEXT> has"):
         image_token_of(catalog.get("tiny-1b-like"))
 
 
