@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -18,6 +19,10 @@ from internvl_trainer.contract.manifest import DrawnWeights, ImportedWeights, Lo
 
 if TYPE_CHECKING:
     from internvl_trainer.storage import ObjectStore
+
+
+PIPE_WIDTH = 1000
+"""Columns of a table that no terminal bounds; more than an object key has."""
 
 
 class Found(NamedTuple):
@@ -41,9 +46,19 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def manifest_uri(place: str) -> str:
+    """The manifest of a checkpoint that is given by its folder or by its manifest."""
+    return place if place.endswith(".json") else f"{place.rstrip('/')}/{keys.MANIFEST_NAME}"
+
+
+def table_console() -> Console:
+    """Where tables are printed: as wide as the terminal; into a pipe or a file, lines are never broken."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
 @click.group()
 def checkpoint() -> None:
-    """Look at checkpoints in an object store."""
+    """Look at checkpoints, in a bucket or in a folder."""
 
 
 @checkpoint.command("ls")
@@ -62,13 +77,13 @@ def list_checkpoints(
     if output == "json":
         click.echo(json.dumps([_summary(each) for each in found], indent=1))
     elif found:
-        Console().print(_listing(found, prefix.rstrip("/") + "/"))
+        table_console().print(_listing(found, prefix.rstrip("/") + "/"))
     else:
         click.echo(f"no committed checkpoint below {prefix}", err=True)
 
 
 @checkpoint.command("show")
-@click.argument("manifest")
+@click.argument("manifest", metavar="CHECKPOINT")
 @click.option("--read-all", is_flag=True, help="Read every object and compare its sha256, not only size and ETag.")
 @store_options
 def show_checkpoint(
@@ -79,10 +94,11 @@ def show_checkpoint(
     virtual_host_style: bool,
     output: str,
 ) -> None:
-    """Show and verify the checkpoint whose MANIFEST.json is given by its URI or path.
+    """Show and verify a checkpoint, given by its folder or its MANIFEST.json, by URI or path.
 
     Ends with exit code 10 if it does not verify.
     """
+    manifest = manifest_uri(manifest)
     with _store(endpoint_url, region, virtual_host_style) as store:
         from internvl_trainer.checkpoint import verify
 
@@ -93,7 +109,7 @@ def show_checkpoint(
         document = verdict.manifest and verdict.manifest.model_dump(mode="json")
         click.echo(json.dumps({**_summary(found), "manifest": document}, indent=1))
     else:
-        _print_details(found, Console())
+        _print_details(found, table_console())
     if found.problems:
         _fail(f"{manifest} does not verify", ExitCode.INVALID_CHECKPOINT)
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from internvl_trainer.checkpoint.cli import store_options
-from internvl_trainer.contract import catalog, keys
+from internvl_trainer.checkpoint.cli import manifest_uri, store_options, table_console
+from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.exit_codes import ExitCode
 
@@ -51,11 +51,11 @@ def scratch_option(command: Callable[..., None]) -> Callable[..., None]:
     "components",
     multiple=True,
     type=click.Choice([each.value for each in Component]),
-    help="Only this of SOURCE.",
+    help="Only this part of SOURCE; can be given several times.",
 )
 @click.option("--model", "model_name", help="Model of the catalogue that SOURCE must be.")
-@click.option("--vocab-size", type=click.IntRange(min=1), help="Of a combined model; default: as released.")
-@click.option("--seed", default=42, show_default=True, help="Of what no folder has: a combined model's projector.")
+@click.option("--vocab-size", type=click.IntRange(min=1), help="Tokens of a combined model; default: as released.")
+@click.option("--seed", default=42, show_default=True, help="Of what a combined model has at random.")
 @dtype_option
 @scratch_option
 @store_options
@@ -163,7 +163,7 @@ def export(
 
     \b
     internvl export s3://runs/<uid>/stage2/step-00005500/a1 ./InternVL2_5-8B --layout native
-    internvl export s3://runs/<uid>/stage1.5/published/a1/vision.json ./InternViT --layout native --component vision
+    internvl export s3://runs/<uid>/stage1-5/published/a1/vision.json ./InternViT --layout native --component vision
     """
     with _failing_well():
         from internvl_trainer.checkpoint.verify import open_any
@@ -174,7 +174,7 @@ def export(
         exporting.check_destination(folder)
         store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
         chosen = Component(component) if component else None
-        source = open_any(store, _manifest_uri(checkpoint))
+        source = open_any(store, manifest_uri(_whole_uri(checkpoint)))
         begun = time.monotonic()
         plan = exporting.plan(source, Layout(layout), chosen)
         with _progress("exporting", len(plan.table)) as advance:
@@ -218,12 +218,6 @@ def _places(places: tuple[str, ...], vision: str | None, language: str | None) -
 def _whole_uri(place: str) -> str:
     """A place that means the same from everywhere: manifests and jobs name it."""
     return place if "://" in place else str(Path(place).absolute())
-
-
-def _manifest_uri(place: str) -> str:
-    """The manifest of a checkpoint that is given by its folder or by its manifest."""
-    uri = _whole_uri(place)
-    return uri if uri.endswith(".json") else f"{uri.rstrip('/')}/{keys.MANIFEST_NAME}"
 
 
 def _dtype(name: str) -> "torch.dtype | None":
@@ -285,4 +279,4 @@ def _report(facts: dict[str, Any], output: str) -> None:
     shown = {"bytes": lambda value: filesize.decimal(value), "components": ", ".join, "parameters": "{:,}".format}
     for name, value in facts.items():
         table.add_row(name, shown.get(name, str)(value))
-    Console().print(table)
+    table_console().print(table)

@@ -171,6 +171,18 @@ def test_show_tells_what_a_checkpoint_is(written: Written) -> None:
         assert fact in result.stdout
 
 
+def test_show_takes_a_checkpoints_folder_as_export_does(written: Written) -> None:
+    folder = written.uri.removesuffix("MANIFEST.json")
+    by_folder, by_manifest = (CliRunner().invoke(checkpoint, ["show", place]) for place in (folder, written.uri))
+    assert (by_folder.exit_code, by_folder.stdout) == (0, by_manifest.stdout)
+
+
+def test_into_a_pipe_no_line_is_broken_however_long_a_key_is(written: Written) -> None:
+    table = CliRunner().invoke(checkpoint, ["ls", str(written.root)], env={"COLUMNS": "40"}).stdout
+    assert len(table.splitlines()) == 2
+    assert written.uri.removeprefix(f"{written.root}/") in table
+
+
 def test_show_ends_with_the_trainers_exit_code_for_a_bad_checkpoint(written: Written) -> None:
     written.damage("__0_0.distcp", b"xyz")
     result = CliRunner().invoke(checkpoint, ["show", written.uri, "--read-all", "-o", "json"])
