@@ -129,7 +129,8 @@ def test_a_layout_fills_the_nodes_exactly_or_there_is_none(
     expansion = expand(spec)
 
     world, grid, batch = nodes * processes, tensor * pipeline, spec.stages[0].global_batch
-    fits = world % grid == 0 and tensor in (1, 2, 6) and pipeline <= 3 and batch % (world // grid) == 0
+    # Two layers do not keep three stages busy: their mean is well below what one layer costs.
+    fits = world % grid == 0 and tensor in (1, 2, 6) and pipeline <= 2 and batch % (world // grid) == 0
     assert (not expansion.problems) == fits
     assert all(stage.layout.world == world for stage in expansion.stages)
 
