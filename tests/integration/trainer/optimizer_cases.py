@@ -1,9 +1,12 @@
 """What runs on the ranks of a grid whose replicas may share out the optimizer's state. Each function gets the place."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
+
+from megatron.core.optimizer import clip_grads
 
 from internvl_trainer.checkpoint import sharded
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
@@ -33,6 +36,13 @@ def train(place: Place, jobs: list[JobConfig], steps: int) -> list[tuple[list[St
         results = [step(engine, place, job, number) for number in range(steps)]
         trained.append((results, held(engine)))
     return trained
+
+
+def train_by_fused_kernels(place: Place, job: JobConfig, steps: int) -> list[StepResult]:
+    """Train where megatron's kernels over lists of tensors refuse an empty list, as those of CUDA libraries do."""
+    with mock.patch.object(clip_grads, "multi_tensor_applier", _refusing_nothing(clip_grads.multi_tensor_applier)):
+        ((results, _),) = train(place, [job], steps)
+    return results
 
 
 def save(place: Place, jobs: list[JobConfig], scratch: Path, *, before: int, after: int, earlier: bool) -> list[Story]:
@@ -70,6 +80,14 @@ def files_needed(place: Place, job: JobConfig, folder: Path) -> set[str]:
 def _go_on(engine: MegatronEngine, place: Place, job: JobConfig, at_checkpoint: Held, steps: range) -> Story:
     results = [step(engine, place, job, number) for number in steps]
     return Story(at_checkpoint, results, held(engine))
+
+
+def _refusing_nothing(apply: Callable[..., Any]) -> Callable[..., Any]:
+    def refuse_or_apply(operation: Any, overflow: Any, lists: list[list[Any]], *arguments: Any) -> Any:
+        assert all(lists), "tensor_lists[0].size() is not > 0"
+        return apply(operation, overflow, lists, *arguments)
+
+    return refuse_or_apply
 
 
 def _by_megatron(engine: MegatronEngine) -> ShardedStateDict:

@@ -38,9 +38,11 @@ class Way(NamedTuple):
         return f"tp{self.layout.tensor}-pp{self.layout.pipeline}-dp{self.layout.data}-{self.optimizer}"
 
 
-def config(folder: Path, way: Way, trained: str = "everything", precision: str = "fp32") -> JobConfig:
+def config(
+    folder: Path, way: Way, trained: str = "everything", precision: str = "fp32", **optimization: float
+) -> JobConfig:
     settings = {"global_batch": 4, "drop_path": 0.3, "steps": STEPS, "precision": precision}
-    settings |= {"weight_decay": 0.05, "decay_scope": "matrices"}  # two parameter groups
+    settings |= {"weight_decay": 0.05, "decay_scope": "matrices"} | optimization  # two parameter groups
     parts: dict[str, Any] = {"layout": way.layout.model_dump(), "partition": {"optimizer": way.optimizer}}
     stage = f"{trained} in {precision}".replace(" ", "-")
     return job(folder, folder, stage=stage, trainable=TRAINED[trained], optimization=settings, **parts)
@@ -158,6 +160,14 @@ def test_ranks_without_anything_to_train_resume_too(tmp_path: Path) -> None:
     written = write(tmp_path / "store", way, [("the projector alone", "fp32")])
     assert [bool(rank[0].at_checkpoint.optimizer_bytes) for rank in written.ranks] == [True, True, False, False]
     check_resumed(written, way, tmp_path)
+
+
+def test_a_pipeline_stage_that_trains_nothing_clips_nothing(tmp_path: Path) -> None:
+    way = Way(ParallelLayout(pipeline=2))
+    clipped = config(tmp_path, way, "the projector alone", clip_grad_norm=1e-6)
+    first, second = on_grid(way.layout, cases.train_by_fused_kernels, clipped, 1)
+    assert first == second
+    assert first[0].grad_norm > 1e-6
 
 
 def test_on_its_own_grid_no_replica_reads_what_another_one_wrote(middle: Written) -> None:

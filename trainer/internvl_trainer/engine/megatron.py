@@ -134,8 +134,10 @@ class MegatronEngine:
             raise NonFiniteLossError(step, loss, grad_norm, shares, self._diagnose(packs, scales, step))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._clip > 0:
-            clip_grad_by_total_norm_fp32(self._optimizer.get_parameters(), self._clip, grad_norm)
+        parameters = self._optimizer.get_parameters()
+        # Transformer Engine's and apex's kernels refuse an empty list, and a stage, or a replica, may train nothing.
+        if self._clip > 0 and parameters:
+            clip_grad_by_total_norm_fp32(parameters, self._clip, grad_norm)
         self._optimizer.step_with_ready_grads()
         return StepResult(loss, grad_norm, tokens, tiles)
 
