@@ -7,14 +7,13 @@ from typing import Any
 from internvl_trainer.checkpoint.errors import GeometryMismatchError, UnknownTensorError
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.tensors import prefix_of
 
 OPTIMIZER = "optimizer"
 STATE = "state"
 
 _PREFIXES = {
-    "vision_model.": Component.VISION,
-    "projector.": Component.PROJECTOR,
-    "language_model.": Component.LANGUAGE,
+    **{prefix_of(component): component for component in Component},
     "optimizer.": OPTIMIZER,
     # What a state dict holds besides tensors; megatron.core keeps it as one sharded object of this name.
     "common_state": STATE,

@@ -2,7 +2,21 @@
 
 from typing import NamedTuple
 
+from internvl_trainer.contract.base import Component
+
 Shape = tuple[int, ...]
+
+MODULES = {
+    Component.VISION: "vision_model",
+    Component.PROJECTOR: "projector",
+    Component.LANGUAGE: "language_model",
+}
+"""First segment of every key, per component, which is also the name of its module in the model."""
+
+
+def prefix_of(component: Component) -> str:
+    """What the keys of a component's tensors begin with."""
+    return f"{MODULES[component]}."
 
 
 class WholeTensor(NamedTuple):

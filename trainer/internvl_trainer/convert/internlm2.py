@@ -4,7 +4,9 @@ The native layout has it under names of its own, with q, k and v fused in megatr
 InternLM2; it computes what a Llama does, and that is what the transformers layout has it as.
 """
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry
+from internvl_trainer.contract.tensors import prefix_of
 from internvl_trainer.convert import qwen2 as llama
 from internvl_trainer.convert.mapping import Row, Stack, Table
 from internvl_trainer.convert.transforms import Same, Stacked
@@ -52,4 +54,4 @@ def table(language: LanguageGeometry) -> Table:
         bias = "self_attention.linear_qkv.bias"
         layer.append(Row(bias, (fused,), Same("attention.wqkv.bias"), llama.qkv(language, "bias")))
     stack = Stack(language.layers, "decoder.layers.", "model.layers.{i}.", llama.LAYER, tuple(layer))
-    return Table("language_model.", "language_model.", "language_model.", rows, stack)
+    return Table(prefix_of(Component.LANGUAGE), "language_model.", "language_model.", rows, stack)

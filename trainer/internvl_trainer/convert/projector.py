@@ -1,6 +1,8 @@
 """The MLP projector: how its tensors are called in each layout."""
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.tensors import prefix_of
 from internvl_trainer.convert.mapping import Row, Table
 from internvl_trainer.convert.transforms import Same
 
@@ -16,4 +18,4 @@ def table(model: ModelGeometry) -> Table:
         Row("linear_out.weight", (hidden, hidden), Same("3.weight"), Same("linear_2.weight")),
         Row("linear_out.bias", (hidden,), Same("3.bias"), Same("linear_2.bias")),
     )
-    return Table("projector.", "mlp1.", "multi_modal_projector.", rows)
+    return Table(prefix_of(Component.PROJECTOR), "mlp1.", "multi_modal_projector.", rows)

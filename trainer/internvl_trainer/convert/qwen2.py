@@ -1,6 +1,8 @@
 """Qwen2.5: how its tensors are called and arranged. Both layouts have it as `Qwen2ForCausalLM` does."""
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry
+from internvl_trainer.contract.tensors import prefix_of
 from internvl_trainer.convert.mapping import Row, Stack, Table
 from internvl_trainer.convert.transforms import GroupedQKV, Same, Stacked, Transform
 
@@ -42,7 +44,7 @@ def table(language: LanguageGeometry) -> Table:
     if language.qkv_bias:
         layer.append(_row("self_attention.linear_qkv.bias", (fused,), qkv(language, "bias")))
     stack = Stack(language.layers, "decoder.layers.", LAYER, LAYER, tuple(layer))
-    return Table("language_model.", "language_model.", "language_model.", rows, stack)
+    return Table(prefix_of(Component.LANGUAGE), "language_model.", "language_model.", rows, stack)
 
 
 def _row(key: str, shape: tuple[int, ...], transform: Transform) -> Row:

@@ -13,7 +13,7 @@ import torch
 from internvl_trainer.contract import tokens
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
-from internvl_trainer.contract.tensors import WholeTensor
+from internvl_trainer.contract.tensors import WholeTensor, prefix_of
 from internvl_trainer.convert.errors import UnsupportedModelError
 from internvl_trainer.convert.folder import HuggingFaceFolder
 from internvl_trainer.convert.mapping import Mapping
@@ -24,9 +24,9 @@ type Source = Callable[[WholeTensor], torch.Tensor]
 type Resize = Callable[[torch.Tensor, int, int], torch.Tensor]
 """Positions [1 + A*A, H], A, B -> [1 + B*B, H]: learned positions for another grid of patches."""
 
-POSITION = "vision_model.position"
-EMBEDDING = "language_model.embedding.word_embeddings.weight"
-HEAD = "language_model.output_layer.weight"
+POSITION = prefix_of(Component.VISION) + "position"
+EMBEDDING = prefix_of(Component.LANGUAGE) + "embedding.word_embeddings.weight"
+HEAD = prefix_of(Component.LANGUAGE) + "output_layer.weight"
 
 
 def folder_source(

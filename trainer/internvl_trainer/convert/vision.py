@@ -1,6 +1,8 @@
 """InternViT: how its tensors are called and arranged in each layout."""
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import VisionGeometry
+from internvl_trainer.contract.tensors import prefix_of
 from internvl_trainer.convert.mapping import Row, Stack, Table
 from internvl_trainer.convert.transforms import GroupedQKV, LeadingOnes, QKVPerHead, Same
 
@@ -38,7 +40,7 @@ def table(vision: VisionGeometry) -> Table:
         ),
     )
     stack = Stack(vision.layers, "encoder.layers.", "encoder.layers.{i}.", "encoder.layer.{i}.", _layer(vision))
-    return Table("vision_model.", "vision_model.", "vision_tower.", rows, stack)
+    return Table(prefix_of(Component.VISION), "vision_model.", "vision_tower.", rows, stack)
 
 
 def _layer(vision: VisionGeometry) -> tuple[Row, ...]:

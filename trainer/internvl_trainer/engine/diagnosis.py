@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-HEAD = "language_model.output_layer"
-CONTAINERS = ("", "language_model")
+from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.tensors import MODULES
+
+HEAD = f"{MODULES[Component.LANGUAGE]}.output_layer"
+CONTAINERS = ("", MODULES[Component.LANGUAGE])
 """Modules whose output is the loss: what they add to their parts is the head's product and the cross entropy."""
 
 

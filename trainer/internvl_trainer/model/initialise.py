@@ -14,8 +14,8 @@ from megatron.core.dist_checkpointing.mapping import apply_factories
 from megatron.core.transformer.module import MegatronModule
 
 from internvl_trainer.contract.base import Component
-from internvl_trainer.contract.tensors import WholeTensor
-from internvl_trainer.model.internvl import MODULE_OF, InternVLModel
+from internvl_trainer.contract.tensors import WholeTensor, prefix_of
+from internvl_trainer.model.internvl import InternVLModel
 from internvl_trainer.model.random_start import draw
 
 STACKED = ".layers."
@@ -45,7 +45,7 @@ def initialise(model: InternVLModel, seed: int, components: Collection[Component
     Whole tensors are drawn on every rank, which takes minutes for the largest models: leave out the components that
     will be loaded anyway.
     """
-    prefixes = tuple(f"{MODULE_OF[component]}." for component in components)
+    prefixes = tuple(map(prefix_of, components))
     fill(model, partial(draw, model.geometry, seed), prefixes)
 
 

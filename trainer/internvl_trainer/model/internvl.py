@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.tensors import MODULES
 from internvl_trainer.model.attention import TORCH, Backends
 from internvl_trainer.model.batch import IGNORED, MicroBatch
 from internvl_trainer.model.config import ModelConfigs
@@ -24,13 +25,6 @@ from internvl_trainer.model.loss import PackLoss
 from internvl_trainer.model.pixels import normalise_tiles
 from internvl_trainer.model.projector import Projector
 from internvl_trainer.model.vision import InternViT
-
-MODULE_OF = {
-    Component.VISION: "vision_model",
-    Component.PROJECTOR: "projector",
-    Component.LANGUAGE: "language_model",
-}
-"""Attribute of InternVLModel, and first segment of every checkpoint key, per component."""
 
 
 class InternVLModel(MegatronModule):
@@ -66,7 +60,7 @@ class InternVLModel(MegatronModule):
 
     def part(self, component: Component) -> torch.nn.Module | None:
         """The module of one component, None where this pipeline stage has none of it."""
-        return getattr(self, MODULE_OF[component], None)
+        return getattr(self, MODULES[component], None)
 
     def freeze_all_but(self, trainable: tuple[Component, ...]) -> None:
         """Switch gradients on for exactly these components."""

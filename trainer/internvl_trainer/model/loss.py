@@ -14,13 +14,7 @@ from megatron.core.tensor_parallel import (
 )
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-CHUNK_BYTES = 256 * 2**20
-"""Size of one chunk's float32 logits on a rank.
-
-At the 151,674 columns of the Qwen2.5 vocabulary on one rank these are 442 tokens: enough rows for the head's products
-to run at full speed, while a whole pack's 16,384 would take 9.9 GB, and as much again for their gradient. Tensor
-parallelism divides the columns, so a chunk has more tokens then.
-"""
+from internvl_trainer.contract.memory import LOGITS_CHUNK
 
 
 class PackLoss(NamedTuple):
@@ -35,7 +29,7 @@ class PackLoss(NamedTuple):
 
 def chunk_tokens(columns: int) -> int:
     """How many tokens a chunk has at this many vocabulary columns per rank; at least one."""
-    return max(1, CHUNK_BYTES // (4 * columns))
+    return max(1, LOGITS_CHUNK // (4 * columns))
 
 
 def hidden_at(hidden_S1H: torch.Tensor, head: ColumnParallelLinear, positions_K: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ import math
 
 import torch
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
-from internvl_trainer.contract.tensors import WholeTensor
+from internvl_trainer.contract.tensors import WholeTensor, prefix_of
 
 STD = 0.02
 """Standard deviation of matrices and embeddings; matrices that write to a residual get STD / sqrt(2 * layers)."""
@@ -37,5 +38,5 @@ def draw(geometry: ModelGeometry, seed: int, tensor: WholeTensor) -> torch.Tenso
 def _std(geometry: ModelGeometry, key: str) -> float:
     if "linear_proj" not in key and "linear_fc2" not in key:
         return STD
-    layers = geometry.vision.layers if key.startswith("vision_model.") else geometry.language.layers
+    layers = geometry.vision.layers if key.startswith(prefix_of(Component.VISION)) else geometry.language.layers
     return STD / math.sqrt(2 * layers)
