@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -110,8 +110,8 @@ class TorchDistReader:
 
     def _load(self, part: "_Part") -> torch.Tensor:
         with ExitStack() as stack:
-            stream: BinaryIO = stack.enter_context((self._folder / part.file).open("rb"))
-            view = _create_file_view(stream, part.begin, part.length)
+            stream = stack.enter_context((self._folder / part.file).open("rb"))
+            view: Any = _create_file_view(stream, part.begin, part.length)
             try:
                 loaded: torch.Tensor = torch.load(view, map_location="cpu", weights_only=True)
             except (RuntimeError, EOFError, OSError) as error:

@@ -92,10 +92,11 @@ class TorchDistWriter:
                 f"and its other layers are {stack.dtype} {list(stack.shape)}"
             )
         data = _compact(values if whole.layer is None else values[None])
-        index = MetadataIndex(whole.key, torch.Size([whole.layer or 0, *[0] * (data.dim() - 1)]))
+        offset = torch.Size([whole.layer or 0, *[0] * (data.dim() - 1)])
+        index = MetadataIndex(whole.key, offset)
         if whole.layer in stack.chunks:
             raise IncompleteTensorError(f"{_name(whole)} has been written already")
-        stack.chunks[whole.layer] = ChunkStorageMetadata(index.offset, data.size())
+        stack.chunks[whole.layer] = ChunkStorageMetadata(offset, data.size())
         stream = self._room_for(data.nbytes)
         begin = stream.tell()
         torch.save(data, stream)
@@ -155,7 +156,7 @@ class _Stack(NamedTuple):
         if layers != list(range(len(layers))) or (layers and None in self.chunks):
             raise IncompleteTensorError(f"{key} has layers {layers}; a stack has all layers from 0 on, no others")
         size = torch.Size([len(layers), *self.shape] if layers else self.shape)
-        chunks = [self.chunks[layer] for layer in (layers or [None])]
+        chunks = [self.chunks[layer] for layer in layers] if layers else [self.chunks[None]]
         return TensorStorageMetadata(TensorProperties(self.dtype), size, chunks)
 
 

@@ -211,8 +211,8 @@ def _places(places: tuple[str, ...], vision: str | None, language: str | None) -
     if len(places) != wanted:
         form = "--vision FOLDER --language FOLDER DESTINATION" if vision else "SOURCE DESTINATION"
         raise click.UsageError(f"{len(places)} arguments were given; the form is: internvl import {form}")
-    source, destination = (None, *places) if vision else places
-    return source and _whole_uri(source), _whole_uri(destination)
+    source = None if vision else _whole_uri(places[0])
+    return source, _whole_uri(places[-1])
 
 
 def _whole_uri(place: str) -> str:
