@@ -9,21 +9,11 @@ import torch
 
 from internvl_trainer.convert.errors import FolderError
 from internvl_trainer.convert.folder import CONFIG, INDEX, SINGLE
-from internvl_trainer.convert.mapping import Mapping
 from internvl_trainer.convert.safetensors_file import TensorSpec, buffer_of, write_header
 from internvl_trainer.storage.unfinished import unfinished
 
 MAX_SHARD = 5_000_000_000
 """Bytes of tensors in one file, as Hugging Face cuts them; a larger tensor has a file of its own."""
-
-
-def tensor_specs(mappings: Iterable[Mapping], dtype: torch.dtype) -> tuple[TensorSpec, ...]:
-    """What a folder of these mappings holds: mapping by mapping, each one's names in order."""
-    return tuple(
-        TensorSpec(name, shape, dtype)
-        for mapping in mappings
-        for name, shape in zip(mapping.names, mapping.shapes, strict=True)
-    )
 
 
 def write_folder(

@@ -1,15 +1,16 @@
 """Small models of every kind that the tables know, and random weights for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from internvl_trainer.contract.catalog import LanguageGeometry, ModelGeometry, VisionGeometry
 from internvl_trainer.convert import tables
-from internvl_trainer.convert.mapping import Layout
+from internvl_trainer.convert.mapping import Layout, Mapping
+from internvl_trainer.convert.safetensors_file import TensorSpec
 from internvl_trainer.convert.write_config import documents
-from internvl_trainer.convert.write_folder import tensor_specs, write_folder
+from internvl_trainer.convert.write_folder import write_folder
 
 IMAGE_TOKEN = 5
 
@@ -37,6 +38,15 @@ MODELS = tuple(
 def values(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Random numbers, no two tensors alike."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def tensor_specs(mappings: Iterable[Mapping], dtype: torch.dtype) -> tuple[TensorSpec, ...]:
+    """What a folder of these mappings holds: mapping by mapping, each one's names in order."""
+    return tuple(
+        TensorSpec(name, shape, dtype)
+        for mapping in mappings
+        for name, shape in zip(mapping.names, mapping.shapes, strict=True)
+    )
 
 
 def our_tensors(model: ModelGeometry, dtype: torch.dtype = torch.float32) -> dict[tuple[str, int | None], torch.Tensor]:

@@ -21,9 +21,10 @@ from internvl_trainer.convert.mapping import Layout
 from internvl_trainer.convert.read_config import describe
 from internvl_trainer.convert.tables import table
 from internvl_trainer.convert.write_config import documents
-from internvl_trainer.convert.write_folder import tensor_specs, write_folder
+from internvl_trainer.convert.write_folder import write_folder
 from internvl_trainer.storage import open_store
 from tests.integration.trainer import golden
+from tests.unit.trainer.convert.models import tensor_specs
 
 pytestmark = pytest.mark.unit
 

@@ -12,9 +12,9 @@ from internvl_trainer.convert import tables
 from internvl_trainer.convert.folder import HuggingFaceFolder
 from internvl_trainer.convert.mapping import Layout
 from internvl_trainer.convert.write_config import documents
-from internvl_trainer.convert.write_folder import tensor_specs, write_folder
+from internvl_trainer.convert.write_folder import write_folder
 from internvl_trainer.storage import open_store
-from tests.unit.trainer.convert.models import IMAGE_TOKEN, MODELS, our_tensors, write
+from tests.unit.trainer.convert.models import IMAGE_TOKEN, MODELS, our_tensors, tensor_specs, write
 
 pytestmark = pytest.mark.unit
 
