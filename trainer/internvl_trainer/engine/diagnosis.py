@@ -75,7 +75,7 @@ def earliest(faults: Iterable[Fault | None]) -> Fault | None:
 
 def global_names(model: torch.nn.Module) -> dict[str, str]:
     """Qualified name of each module in the whole model by its name on this stage: layers have their global number."""
-    names = {}
+    names: dict[str, str] = {}
     for local, module in model.named_modules():
         parent, _, own = local.rpartition(".")
         if own.isdigit() and hasattr(module, "layer_number"):

@@ -254,7 +254,7 @@ def _summand(loss: PackLoss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return loss.total, torch.zeros((), dtype=torch.int, device=loss.total.device), loss.total.detach()
 
 
-def _finish_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None = None, **options: Any) -> None:
+def _finish_gradients(model: list[Any], num_tokens: torch.Tensor | None = None, **options: Any) -> None:
     """Sum gradients over data-parallel ranks without megatron's division by tokens: the loss is normalised already."""
     finalize_model_grads(model, None, **options)
     for chunk in model:

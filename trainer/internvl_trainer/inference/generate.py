@@ -99,7 +99,7 @@ class Answerer:
             labels.append([*encoded.labels[1:], IGNORED])
         loss: PackLoss = self._model(self._batch(segments, labels), visual_TH.repeat(len(candidates), 1))
         supervised = [len(row) - row.count(IGNORED) for row in labels]
-        return [-float(losses.sum()) for losses in loss.losses_K.split(supervised)]
+        return [-float(losses.sum()) for losses in torch.split(loss.losses_K, supervised)]
 
     def _next_tokens(self, segments: list[list[int]], visual_TH: torch.Tensor) -> list[int]:
         batch = self._batch(segments, [[IGNORED] * len(segment) for segment in segments])

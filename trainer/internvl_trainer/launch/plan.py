@@ -77,9 +77,9 @@ class LaunchPlan:
             "MASTER_PORT": self.master_port,
             environment.SCRATCH: self.scratch,
         }
+        wishes = {live.WANTED: "1"} if self.live else {}
         # Each worker drives one accelerator: threads of its CPU maths only get in the way of its peers. One hardware
         # queue makes CUDA start a layer's all-reduce before the matrix product that it is to overlap with.
-        wishes = {live.WANTED: "1"} if self.live else {}
         defaults = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
         if _is_loopback(self.master_addr):
             defaults["GLOO_SOCKET_IFNAME"] = "lo"

@@ -75,7 +75,7 @@ def linear_cross_entropy(
     """
     step = chunk or chunk_tokens(weight_VH.size(0))
     differentiate = torch.is_grad_enabled()
-    total, losses_K = _LinearCrossEntropy.apply(
+    total, losses_K = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_KH, weight_VH, targets_K, weights_K, vocab_size, group, step, differentiate
     )
     return PackLoss(total, losses_K)
@@ -167,7 +167,7 @@ def _reduce(
 
 def _keep(ctx: FunctionCtx, *gradients: torch.Tensor | None) -> None:
     # Unlike plain attributes these are freed when the backward pass has used them.
-    ctx.save_for_backward(*gradients)  # type: ignore[arg-type]  (None is allowed)
+    ctx.save_for_backward(*gradients)  # type: ignore[arg-type]  # None is allowed
 
 
 def _times(gradient: torch.Tensor | None, factor: torch.Tensor) -> torch.Tensor | None:

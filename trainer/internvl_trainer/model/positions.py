@@ -32,7 +32,7 @@ def resize_positions(position_PH: torch.Tensor, side_from: int, side_to: int) ->
     if side_from == side_to:
         return position_PH
     bicubic_AB = _bicubic(side_from, side_to, position_PH.device)
-    grid_BBH = position_PH[1:].float().unflatten(0, (side_from, side_from))
+    grid_BBH = position_PH[1:].float().reshape(side_from, side_from, -1)
     resized_AAH = torch.einsum("ab,cd,bdh->ach", bicubic_AB, bicubic_AB, grid_BBH)
     return torch.cat([position_PH[:1], resized_AAH.flatten(0, 1).to(position_PH.dtype)])
 
