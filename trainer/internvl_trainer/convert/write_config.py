@@ -24,6 +24,15 @@ PROJECTOR_NORM_EPS = 1e-5
 REMOTE_CODE = "OpenGVLab/InternVL2_5-8B"
 """Whose code reads a native folder of a model that has not been released."""
 
+_VISION_REPOSITORY = "OpenGVLab/InternViT-300M-448px-V2_5"
+VISION_CODE = {
+    "auto_map": {
+        "AutoConfig": f"{_VISION_REPOSITORY}--configuration_intern_vit.InternVisionConfig",
+        "AutoModel": f"{_VISION_REPOSITORY}--modeling_intern_vit.InternVisionModel",
+    }
+}
+"""Whose code reads a native vision encoder that stands alone; it is the same for all InternViTs."""
+
 
 def documents(
     model: ModelGeometry,
@@ -51,7 +60,7 @@ def documents(
     if component is Component.PROJECTOR:
         raise UnsupportedModelError("no Hugging Face class holds a projector alone; export vision or the whole model")
     if component is Component.VISION:
-        part = _native_vision(model.vision) if native else _vision(model.vision)
+        part = _native_vision(model.vision) | VISION_CODE if native else _vision(model.vision)
         return {"config.json": part | kind, "preprocessor_config.json": _preprocessor(model.vision, layout)}
     language = _native_language(model.language) if native else _language(model.language)
     if component is Component.LANGUAGE:

@@ -157,3 +157,14 @@ def test_a_model_that_no_layout_can_say_is_refused() -> None:
         documents(model.model_copy(update={"projector_norm_eps": 1e-6}), Layout.TRANSFORMERS)
     with pytest.raises(UnsupportedModelError, match="no Hugging Face class holds a projector alone"):
         documents(model, Layout.NATIVE, component=Component.PROJECTOR)
+
+
+def test_a_vision_encoder_that_stands_alone_says_whose_code_reads_it_and_one_inside_a_model_does_not() -> None:
+    model = catalog.get("InternVL2_5-26B")
+    alone = documents(model, Layout.NATIVE, component=Component.VISION)["config.json"]
+    whole = documents(model, Layout.NATIVE)["config.json"]
+
+    assert alone["auto_map"]["AutoModel"].endswith("--modeling_intern_vit.InternVisionModel")
+    assert alone["auto_map"]["AutoConfig"].endswith("--configuration_intern_vit.InternVisionConfig")
+    assert whole["auto_map"]["AutoModel"].endswith("--modeling_internvl_chat.InternVLChatModel")
+    assert "auto_map" not in whole["vision_config"]
