@@ -6,6 +6,7 @@ from hack.demo.install import SECRET
 from hack.demo.recipe import Run, Stage
 from hack.demo.target import Storage
 from internvl_operator.api.base import API_VERSION, KIND
+from internvl_trainer.contract import catalog
 
 
 def training(
@@ -31,8 +32,8 @@ def training(
         "parallelism": {
             "tensor": run.layout.tensor,
             "pipeline": run.layout.pipeline,
-            # One of the two language layers for each stage: by cost, the first would have none and be refused.
-            "pipelineLayers": [1] * run.layout.pipeline,
+            # Equally many for each stage: by cost, the first of two would have none and be refused.
+            "pipelineLayers": [catalog.get(run.model).language.layers // run.layout.pipeline] * run.layout.pipeline,
             "data": run.layout.data,
         },
         "storage": storage.spec(SECRET),

@@ -134,7 +134,7 @@ def test_defaults_are_those_of_the_models(kubectl: Kubectl) -> None:
     stored = kubectl.get("defaults")
 
     assert stored["spec"]["runPolicy"]["retry"]["backoffSeconds"] == {"initial": 10, "max": 300}
-    assert stored["spec"]["stages"][0]["loss"] == {"reweighting": "square"}
+    assert stored["spec"]["stages"][0]["loss"] == {"reweighting": "square", "denominator": "global-batch"}
     assert InternVLTraining.model_validate(stored).spec == InternVLTraining.model_validate(written).spec
 
 

@@ -54,7 +54,7 @@ def test_its_data_is_small_enough_for_the_repository() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--processes", "0"], "0 processes is no job"),
+        (["--processes", "3"], "--processes is 3, but the layout (tensor 1 x pipeline 1 x data 1) needs 1"),
         (["--set", "optimization.steps=none"], "--set optimization.steps=none: optimization.steps: Input should be"),
         (["--set", "model=InternVL2_5-9B"], "model 'InternVL2_5-9B' is not in the catalogue"),
     ],
