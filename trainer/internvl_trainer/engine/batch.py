@@ -3,7 +3,8 @@
 Shapes: S tokens, N tiles, side px.
 """
 
-import numpy as np
+from dataclasses import replace
+
 import torch
 
 from internvl_trainer.data.stream import Pack
@@ -15,19 +16,16 @@ def to_device(
     pack: Pack, image_token: int, device: torch.device, place: DropPathPlace | None, loss_scale: float = 1.0
 ) -> MicroBatch:
     """A pack's tokens on the device, its tiles too where it carries them; `loss_scale` multiplies its loss weights."""
-    tokens_S = torch.from_numpy(pack.tokens_S)
-    tiles = pack.tiles_NHWC
-    return MicroBatch(
-        tokens_S=tokens_S.to(device),
-        labels_S=torch.from_numpy(pack.labels_S).to(device),
-        weights_S=torch.from_numpy(pack.weights_S).to(device),
-        cu_seqlens=torch.from_numpy(pack.cu_seqlens).to(device),
-        longest=int(np.diff(pack.cu_seqlens).max()),
-        image_positions=(tokens_S == image_token).nonzero().squeeze(1).to(device),
-        tiles_NPPC=None if tiles is None else torch.from_numpy(tiles).to(device),
-        place=place,
-        loss_scale=loss_scale,
+    batch = MicroBatch.of(
+        pack.tokens_S,
+        pack.labels_S,
+        pack.weights_S,
+        pack.cu_seqlens,
+        image_token=image_token,
+        device=device,
+        tiles_NPPC=pack.tiles_NHWC,
     )
+    return replace(batch, place=place, loss_scale=loss_scale)
 
 
 def share_tiles(

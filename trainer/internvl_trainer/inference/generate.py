@@ -123,16 +123,14 @@ class Answerer:
         return visual_TH[: len(tiles) * self._model.geometry.tokens_per_tile]
 
     def _batch(self, segments: list[list[int]], labels: list[list[int]]) -> MicroBatch:
-        tokens_S = torch.tensor([token for segment in segments for token in segment])
-        lengths = [len(segment) for segment in segments]
-        return MicroBatch(
-            tokens_S=tokens_S.to(self._device),
-            labels_S=torch.tensor([label for row in labels for label in row], device=self._device),
-            weights_S=torch.ones(len(tokens_S), device=self._device),
-            cu_seqlens=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=self._device),
-            longest=max(lengths),
-            image_positions=(tokens_S == self._tokenizer.img_context_id).nonzero().squeeze(1).to(self._device),
-            tiles_NPPC=None,
+        tokens_S = np.concatenate(segments)
+        return MicroBatch.of(
+            tokens_S,
+            np.concatenate(labels),
+            np.ones(len(tokens_S), np.float32),
+            np.cumsum([0, *map(len, segments)], dtype=np.int32),
+            image_token=self._tokenizer.img_context_id,
+            device=self._device,
         )
 
 

@@ -17,7 +17,7 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.tensors import MODULES
 from internvl_trainer.model.attention import TORCH, Backends
-from internvl_trainer.model.batch import IGNORED, MicroBatch
+from internvl_trainer.model.batch import MicroBatch
 from internvl_trainer.model.config import ModelConfigs
 from internvl_trainer.model.droppath import DropPathPlace
 from internvl_trainer.model.language import LogitsAt, SupervisedLoss, build_language_model
@@ -81,15 +81,18 @@ class InternVLModel(MegatronModule):
     def forward(self, batch: MicroBatch, visual_TH: torch.Tensor | None = None) -> torch.Tensor | PackLoss:
         """Hidden states [S, 1, H] for the next stage, or, on the last stage, the loss of the supervised tokens.
 
-        The loss is weighted by `batch.weights_S * batch.loss_scale`.
+        The loss is weighted by `batch.weights_K * batch.loss_scale`.
 
         Args:
             batch: one pack.
             visual_TH: its visual tokens where they are known already; else they are made of its tiles.
         """
-        positions_K = (batch.labels_S != IGNORED).nonzero().squeeze(1)
-        weights_K = batch.weights_S[positions_K] * batch.loss_scale
-        loss = SupervisedLoss(self.geometry.language.vocab_size, positions_K, batch.labels_S[positions_K], weights_K)
+        loss = SupervisedLoss(
+            self.geometry.language.vocab_size,
+            batch.supervised_K,
+            batch.targets_K,
+            batch.weights_K * batch.loss_scale,
+        )
         return self._run_language_model(batch, visual_TH, loss)
 
     def logits(

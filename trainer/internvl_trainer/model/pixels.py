@@ -3,6 +3,8 @@
 Shapes: N tiles, H x W patch grid, C channels.
 """
 
+from functools import cache
+
 import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -11,9 +13,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalise_tiles(tiles_NPPC: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 RGB tiles [N, side, side, 3] -> ImageNet-normalised [N, 3, side, side] in `dtype`, on the tiles' device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=tiles_NPPC.device)
-    std = torch.tensor(IMAGENET_STD, device=tiles_NPPC.device)
-    return ((tiles_NPPC.float() / 255 - mean) / std).permute(0, 3, 1, 2).to(dtype)
+    mean_3, std_3 = _imagenet(tiles_NPPC.device)
+    return ((tiles_NPPC.float() / 255 - mean_3) / std_3).permute(0, 3, 1, 2).to(dtype)
+
+
+@cache
+def _imagenet(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation per colour, sent to each device once: the copy waits for the device."""
+    return torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
 
 
 def pixel_unshuffle(x_NHWC: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:

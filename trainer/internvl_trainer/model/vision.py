@@ -5,6 +5,7 @@ Shapes: N tiles of a pack, M of them on this rank, C = 3 colours, P x P patch, G
 Source: InternVL-2.5 report, table 1, and the published modelling code's behaviour.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ from internvl_trainer.model.heads import PaddedSelfAttention
 from internvl_trainer.model.norm import FullWidthRMSNorm, norm
 from internvl_trainer.model.positions import resize_positions
 from internvl_trainer.model.tiles import TileShare
+from internvl_trainer.model.transfer import sent
 
 
 class InternViTLayer(TransformerLayer):
@@ -105,13 +107,20 @@ class InternViTEncoder(TransformerBlock):
         """Run all blocks; drop path is on where `place` is given and `rate` is positive, and drawn for all tiles."""
         recompute = self.config.recompute_granularity == "full" and torch.is_grad_enabled()
         run = _run_again_in_backward if recompute else _run
-        rates = layer_rates(rate if place is not None else 0.0, len(self.layers))
-        for number, (layer, layer_rate) in enumerate(zip(self.layers, rates, strict=True)):
-            scales_2M = None
-            if place is not None and layer_rate > 0:
-                scales_2M = share.mine(branch_scales(layer_rate, place, number, share.tiles), axis=1).to(x_SMH)
+        scales: Sequence[torch.Tensor | None] = [None] * len(self.layers)
+        if place is not None and rate > 0:
+            scales = self._drop_path(rate, place, share, x_SMH)
+        for layer, scales_2M in zip(self.layers, scales, strict=True):
             x_SMH = run(layer, x_SMH, scales_2M)
         return x_SMH
+
+    def _drop_path(
+        self, rate: float, place: DropPathPlace, share: TileShare, like: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Drop path's factors [2, M] of each layer, sent to the device in one piece."""
+        rates = layer_rates(rate, len(self.layers))
+        drawn = [branch_scales(each, place, number, share.tiles) for number, each in enumerate(rates)]
+        return share.mine(sent(torch.stack(drawn), like.device).to(like.dtype), axis=2).unbind()
 
 
 def _run(layer: InternViTLayer, x_SNH: torch.Tensor, scales_2N: torch.Tensor | None) -> torch.Tensor:

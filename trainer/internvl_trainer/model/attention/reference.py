@@ -1,6 +1,6 @@
 """The reference: one dense softmax in float32 under an explicit block-diagonal mask. Right, plain and slow.
 
-Shapes: T tokens of a pack, S sequence, B batch, N query heads, K key-value heads, D head dim.
+Shapes: T tokens of a pack, L segments, S sequence, B batch, N query heads, K key-value heads, D head dim.
 """
 
 import torch
@@ -22,7 +22,8 @@ class Reference:
     ) -> torch.Tensor:
         """See `Kernel.packed`."""
         lengths = segments.cu_seqlens_q.diff()
-        segment_T = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        segments_L = torch.arange(len(lengths), device=lengths.device)
+        segment_T = torch.repeat_interleave(segments_L, lengths, output_size=len(q_TND))
         visible_TT = segment_T[:, None] == segment_T[None, :]
         return _softmax_attention(q_TND[None], k_TKD[None], v_TKD[None], visible_TT, causal=causal, scale=scale)[0]
 
