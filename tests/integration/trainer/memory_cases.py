@@ -78,15 +78,13 @@ def kept(place: Place, job: JobConfig) -> Kept:
     segments = PackedSeqParams(
         "thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=tokens, max_seqlen_kv=tokens
     )
-    rope = model.language_model.rotary_pos_emb(tokens, packed_seq=True)
+    segments = model.angles.of(segments, tokens)
+    table = (segments.cos_S1R.nbytes + segments.sin_S1R.nbytes) / 4 / tokens  # all layers of a pack have it in common
     layer = model.language_model.decoder.layers[0]
     return Kept(
         vision=_saved(model, lambda: block(x_SNH)) / 4 / (positions * tiles),
-        language=_saved(
-            model, lambda: layer(x_S1H, attention_mask=None, rotary_pos_emb=rope, packed_seq_params=segments)
-        )
-        / 4
-        / tokens,
+        language=_saved(model, lambda: layer(x_S1H, attention_mask=None, packed_seq_params=segments)) / 4 / tokens
+        - table,
     )
 
 

@@ -192,28 +192,31 @@ def _projector_elements(model: ModelGeometry, tensor: int) -> int:
 
 
 def _language_activations(job: Workload, layers: int) -> Activations:
-    """Of some language layers on one rank."""
+    """Of some language layers on one rank, and RoPE's table of sines and cosines that they share, in float32."""
+    if not layers:
+        return Activations(0, 0)
     language, tensor = job.model.language, job.layout.tensor
     tokens, element = job.data.pack_tokens, BYTES[job.optimization.precision].element
     sequence = job.partition.sequence
+    table = tokens * language.head_dim * 4
     layer = tokens * language_layer_elements(language, tensor, sequence=sequence)
     if job.recompute.language == "none":
-        return Activations(layer * layers * element, 0)
+        return Activations(table + layer * layers * element, 0)
     inputs = tokens * share(language.hidden, tensor if sequence else 1) * layers
-    return Activations(inputs * element, layer * element if layers else 0)
+    return Activations(table + inputs * element, layer * element)
 
 
 def language_layer_elements(language: LanguageGeometry, tensor: int = 1, *, sequence: bool = False) -> int:
     """Elements per token that one decoder layer keeps for its backward pass, on one of `tensor` ranks.
 
-    Shared under sequence parallelism alone: the inputs and outputs of both norms. Shared always: q, k and v before
-    and after RoPE (v as it is), the attention's output, gate and up projection, the activated gate, the up projection
-    once more, their product. RoPE keeps sine and cosine for q and for k.
+    Shared under sequence parallelism alone: the inputs and outputs of both norms. Shared always: q and k after RoPE
+    and v, the attention's output, gate and up projection, the activated gate, the up projection once more, their
+    product.
     """
     q = share(language.heads, tensor) * language.head_dim
     kv = share(language.kv_heads, tensor) * language.head_dim
     norms = 4 * share(language.hidden, tensor if sequence else 1)
-    return norms + 3 * q + 3 * kv + 4 * language.head_dim + 5 * share(language.ffn, tensor)
+    return norms + 2 * q + 2 * kv + 5 * share(language.ffn, tensor)
 
 
 def _head_working(job: Workload) -> int:

@@ -24,6 +24,7 @@ from internvl_trainer.model.language import LogitsAt, SupervisedLoss, build_lang
 from internvl_trainer.model.loss import PackLoss
 from internvl_trainer.model.pixels import normalise_tiles
 from internvl_trainer.model.projector import Projector
+from internvl_trainer.model.rotary import RotaryAngles
 from internvl_trainer.model.vision import InternViT
 
 
@@ -50,6 +51,9 @@ class InternVLModel(MegatronModule):
         if self.pre_process:
             self.vision_model = InternViT(configs.vision, geometry.vision, drop_path, attention)
             self.projector = Projector(configs.projector, geometry, self.tp_group)
+        self.angles = RotaryAngles(
+            geometry.language.head_dim, geometry.language.rope_theta, torch.cuda.current_device()
+        )
         self.language_model = build_language_model(
             configs.language,
             geometry.language,
@@ -152,7 +156,7 @@ class InternVLModel(MegatronModule):
             position_ids=None,
             attention_mask=None,
             decoder_input=self._embed(tokens_1S, batch, visual_TH) if self.pre_process else None,
-            packed_seq_params=batch.packed,
+            packed_seq_params=self.angles.of(batch.packed, len(batch.tokens_S)),
             output_processor=head,
         )
 

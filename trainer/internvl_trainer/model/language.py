@@ -25,12 +25,15 @@ from internvl_trainer.model.attention import TORCH, Backends, language_attention
 from internvl_trainer.model.config import padded_vocab_size
 from internvl_trainer.model.loss import PackLoss, hidden_at, linear_cross_entropy
 from internvl_trainer.model.norm import norm
+from internvl_trainer.model.rotary import RotaryAttention
 
 
 def language_layer_spec(attention: Backends) -> ModuleSpec:
-    """How one decoder layer is built: RMSNorm, causal attention inside a segment, SwiGLU."""
+    """How one decoder layer is built: RMSNorm, causal attention inside a segment with RoPE, SwiGLU."""
     self_attention = SelfAttentionSubmodules(
-        linear_qkv=ColumnParallelLinear, core_attention=language_attention(attention), linear_proj=RowParallelLinear
+        linear_qkv=ColumnParallelLinear,
+        core_attention=partial(RotaryAttention, core=language_attention(attention)),
+        linear_proj=RowParallelLinear,
     )
     return ModuleSpec(
         TransformerLayer,
@@ -67,8 +70,7 @@ def build_language_model(
         pre_process=first_stage,
         post_process=last_stage,
         share_embeddings_and_output_weights=False,
-        position_embedding_type="rope",
-        rotary_base=geometry.rope_theta,
+        position_embedding_type="none",  # RoPE is in the layers' core attention
         # InternVLModel puts visual tokens among the embedded ones first.
         scatter_embedding_sequence_parallel=False,
         pg_collection=groups,
