@@ -210,13 +210,12 @@ def language_layer_elements(language: LanguageGeometry, tensor: int = 1, *, sequ
     """Elements per token that one decoder layer keeps for its backward pass, on one of `tensor` ranks.
 
     Shared under sequence parallelism alone: the inputs and outputs of both norms. Shared always: q and k after RoPE
-    and v, the attention's output, gate and up projection, the activated gate, the up projection once more, their
-    product.
+    and v, the attention's output, gate and up projection, the product of the activated gate with the up projection.
     """
     q = share(language.heads, tensor) * language.head_dim
     kv = share(language.kv_heads, tensor) * language.head_dim
     norms = 4 * share(language.hidden, tensor if sequence else 1)
-    return norms + 2 * q + 2 * kv + 5 * share(language.ffn, tensor)
+    return norms + 2 * q + 2 * kv + 3 * share(language.ffn, tensor)
 
 
 def _head_working(job: Workload) -> int:

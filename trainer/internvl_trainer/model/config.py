@@ -146,6 +146,8 @@ def _language(
         layernorm_epsilon=geometry.norm_eps,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
+        # The activation is the layer spec's module (model/swiglu.py), which need not be Transformer Engine's.
+        use_te_activation_func=True,
         add_bias_linear=False,
         add_qkv_bias=geometry.qkv_bias,
         pipeline_model_parallel_size=layout.pipeline,

@@ -26,6 +26,7 @@ from internvl_trainer.model.config import padded_vocab_size
 from internvl_trainer.model.loss import PackLoss, hidden_at, linear_cross_entropy
 from internvl_trainer.model.norm import norm
 from internvl_trainer.model.rotary import RotaryAttention
+from internvl_trainer.model.swiglu import SwiGLU
 
 
 def language_layer_spec(attention: Backends) -> ModuleSpec:
@@ -44,7 +45,9 @@ def language_layer_spec(attention: Backends) -> ModuleSpec:
             pre_mlp_layernorm=norm,
             mlp=partial(
                 MLP.as_mlp_submodule,
-                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU
+                ),
             ),
             mlp_bda=get_bias_dropout_add,
         ),
