@@ -9,8 +9,7 @@ import torch
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import Attention
 from internvl_trainer.model.attention.core import Kernel, SegmentAttention
-from internvl_trainer.model.attention.flash_attention_2 import FlashAttention2
-from internvl_trainer.model.attention.flash_attention_3 import FlashAttention3
+from internvl_trainer.model.attention.flash_attention import FlashAttention
 from internvl_trainer.model.attention.loading import installed
 from internvl_trainer.model.attention.reference import Reference
 from internvl_trainer.model.attention.selection import Backend, choose
@@ -18,8 +17,8 @@ from internvl_trainer.model.attention.torch_native import Torch
 from internvl_trainer.model.attention.transformer_engine import transformer_engine_attention
 
 KERNELS: dict[Backend, Callable[[], Kernel]] = {
-    "flash-attention-3": FlashAttention3,
-    "flash-attention-2": FlashAttention2,
+    "flash-attention-3": partial(FlashAttention, "flash-attention-3", "flash_attn_interface"),
+    "flash-attention-2": partial(FlashAttention, "flash-attention-2", "flash_attn"),
     "torch": Torch,
     "reference": Reference,
 }

@@ -1,22 +1,29 @@
-"""flash-attn 3: the Hopper kernels of the `flash_attn_3` package, whose module is `flash_attn_interface`.
+"""flash-attn 2 for Ampere GPUs and later, and flash-attn 3 for Hopper: two packages with the same two functions.
 
 Shapes: T tokens of a pack, S sequence, B batch, N query heads, K key-value heads, D head dim.
-Source: hopper/flash_attn_interface.py of flash-attn 2.8.3 and later, which return the output alone.
+Sources: flash_attn/flash_attn_interface.py, release 2.8; hopper/flash_attn_interface.py of 2.8.3 and later, which
+return the output alone.
 """
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from internvl_trainer.model.attention.loading import load
+from internvl_trainer.model.attention.selection import Backend
 
 
-class FlashAttention3:
-    """flash-attn 3's functions for packs and for batches; both share key-value heads among query heads themselves."""
+class FlashAttention:
+    """One package's functions for packs and for batches; both share key-value heads among query heads themselves.
 
-    def __init__(self) -> None:
-        module = load("flash-attention-3", "flash_attn_interface")
-        self._varlen = module.flash_attn_varlen_func
-        self._fixed = module.flash_attn_func
+    Args:
+        backend: which of the two, for what is said where it cannot be loaded.
+        module: that holds its functions.
+    """
+
+    def __init__(self, backend: Backend, module: str) -> None:
+        package = load(backend, module)
+        self._varlen = package.flash_attn_varlen_func
+        self._fixed = package.flash_attn_func
 
     def packed(
         self,
@@ -28,7 +35,7 @@ class FlashAttention3:
         causal: bool,
         scale: float,
     ) -> torch.Tensor:
-        """See `Kernel.packed`. Past the lengths the arguments differ from flash-attn 2's, so they go by name."""
+        """See `Kernel.packed`. Past the lengths the two differ in the order of arguments, so they go by name."""
         out_TND: torch.Tensor = self._varlen(
             q_TND,
             k_TKD,
