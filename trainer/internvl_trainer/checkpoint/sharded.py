@@ -26,10 +26,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from internvl_trainer.checkpoint.boxes import Box
 from internvl_trainer.checkpoint.components import OPTIMIZER, component_of
 from internvl_trainer.checkpoint.errors import MissingTensorsError, ShardError
 from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.boxes import Box
 
 ShardedStateDict = dict[str, Any]
 """Nested dicts with megatron.core's ShardedTensor and ShardedObject as leaves, and plain values."""

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.utils import _create_file_view
 
-from internvl_trainer.checkpoint.boxes import Box
 from internvl_trainer.checkpoint.errors import MissingTensorsError, ShardError
+from internvl_trainer.contract.boxes import Box
 from internvl_trainer.contract.tensors import WholeTensor
 
 VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")

@@ -1,14 +1,8 @@
 """Rectangular parts of a tensor that lie in a range of flat memory: pure arithmetic on shapes and strides."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-
-class Box(NamedTuple):
-    """A rectangular part of a tensor: where it begins, and its extent, axis by axis."""
-
-    offset: tuple[int, ...]
-    shape: tuple[int, ...]
+from internvl_trainer.contract.boxes import Box
 
 
 def boxes_in_range(shape: Sequence[int], strides: Sequence[int], first: int, end: int) -> Iterator[Box]:

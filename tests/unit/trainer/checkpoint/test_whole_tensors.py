@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_trainer.checkpoint.boxes import Box
 from internvl_trainer.checkpoint.errors import IncompleteTensorError, MissingTensorsError, ShardError
 from internvl_trainer.checkpoint.torch_dist_reader import TorchDistReader
 from internvl_trainer.checkpoint.torch_dist_writer import TorchDistWriter
+from internvl_trainer.contract.boxes import Box
 from internvl_trainer.contract.tensors import WholeTensor
 
 pytestmark = pytest.mark.unit

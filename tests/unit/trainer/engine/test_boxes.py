@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_trainer.engine.boxes import Box, boxes_in_range
+from internvl_trainer.contract.boxes import Box
+from internvl_trainer.engine.boxes import boxes_in_range
 
 pytestmark = pytest.mark.unit
 
