@@ -34,8 +34,8 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True)
-class Same:
-    """One tensor, as it is."""
+class _OfOne:
+    """What transforms of a single tensor have in common; its shape is ours unless they say otherwise."""
 
     name: str
 
@@ -48,6 +48,10 @@ class Same:
         """See `Transform`."""
         return (ours,)
 
+
+class Same(_OfOne):
+    """One tensor, as it is."""
+
     def merge(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `Transform`."""
         (part,) = parts
@@ -59,16 +63,10 @@ class Same:
 
 
 @dataclass(frozen=True)
-class LeadingOnes:
+class LeadingOnes(_OfOne):
     """One tensor that has `axes` axes of length 1 in front there and none here: class token and positions."""
 
-    name: str
     axes: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The one name."""
-        return (self.name,)
 
     def shapes(self, ours: Shape) -> tuple[Shape, ...]:
         """See `Transform`."""
@@ -104,20 +102,10 @@ class Stacked:
 
 
 @dataclass(frozen=True)
-class QKVPerHead:
+class QKVPerHead(_OfOne):
     """One fused matrix of rows [all q | all k | all v] there; here, as megatron has it, q, k, v head by head."""
 
-    name: str
     heads: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The one name."""
-        return (self.name,)
-
-    def shapes(self, ours: Shape) -> tuple[Shape, ...]:
-        """See `Transform`."""
-        return (ours,)
 
     def merge(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """[3 N D, ...] by q, k, v -> [N 3 D, ...]."""
