@@ -19,7 +19,6 @@ from internvl_trainer.contract.pipeline import (
     job_balance_problem,
     job_layers,
     pipeline_cost,
-    split_layers,
 )
 from tests.unit.contract.examples import job
 
@@ -44,7 +43,9 @@ def all_splits(layers: int, stages: int) -> list[tuple[int, ...]]:
     return [tuple(right - left - 1 for left, right in pairwise(e)) for e in edges]
 
 
-def cost_of(name: str, trainable: tuple[Component, ...] = STAGE_2, tensor: int = 1) -> PipelineCost:
+def cost_of(
+    name: str, trainable: tuple[Component, ...] = STAGE_2, tensor: int = 1, vision: str = "tensor"
+) -> PipelineCost:
     return pipeline_cost(
         catalog.get(name),
         trainable=trainable,
@@ -52,6 +53,7 @@ def cost_of(name: str, trainable: tuple[Component, ...] = STAGE_2, tensor: int =
         pack_tokens=16384,
         pack_tiles=48,
         tensor=tensor,
+        partition=PartitionConfig.model_validate({"vision": vision}),
     )
 
 
@@ -103,10 +105,7 @@ def test_a_pipeline_is_refused_exactly_where_an_indivisible_part_exceeds_the_tol
 def test_the_largest_models_get_few_language_layers_beside_the_vision_encoder(
     name: str, stages: int, layers: tuple[int, ...]
 ) -> None:
-    split = split_layers(
-        catalog.get(name), stages, trainable=STAGE_2, recompute=RECOMPUTE, pack_tokens=16384, pack_tiles=48
-    )
-    assert split == layers
+    assert balance(cost_of(name), stages) == layers
 
 
 def test_the_longest_pipelines_of_stage_2_are_the_lossless_ones_and_what_the_tolerance_adds() -> None:
@@ -133,20 +132,7 @@ def test_a_refusal_says_what_costs_how_much_and_what_to_do() -> None:
 
 
 def test_padding_25_heads_to_32_moves_a_layer_away_from_the_first_stage() -> None:
-    model = catalog.get("InternVL2_5-78B")
-    first = {
-        mode: split_layers(
-            model,
-            2,
-            trainable=STAGE_2,
-            recompute=RECOMPUTE,
-            pack_tokens=16384,
-            pack_tiles=48,
-            tensor=8,
-            partition=PartitionConfig.model_validate({"vision": mode}),
-        )[0]
-        for mode in ("tensor", "tiles")
-    }
+    first = {mode: balance(cost_of("InternVL2_5-78B", tensor=8, vision=mode), 2)[0] for mode in ("tensor", "tiles")}
     assert first["tensor"] == first["tiles"] - 1
 
 

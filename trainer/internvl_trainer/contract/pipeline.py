@@ -90,40 +90,6 @@ ONE_LAYER = "one language layer"
 HEAD = "the output head on the last stage"
 
 
-def split_layers(
-    model: ModelGeometry,
-    stages: int,
-    *,
-    trainable: Collection[Component],
-    recompute: RecomputeConfig,
-    pack_tokens: int,
-    pack_tiles: int,
-    tensor: int = 1,
-    partition: PartitionConfig | None = None,
-) -> tuple[int, ...]:
-    """Language layers of each pipeline stage, such that the slowest stage is as fast as can be.
-
-    A stage may have none. Among splits that are equally good, see `balance`. This computes and never refuses:
-    `balance_problem` does.
-
-    Args:
-        stages: length of the pipeline.
-        trainable, recompute: decide how often each part is computed.
-        pack_tokens, pack_tiles: a pack at its limits is what is balanced for.
-        tensor, partition: tensor parallelism divides all parts alike but for what it pads of the vision encoder.
-    """
-    cost = pipeline_cost(
-        model,
-        trainable=trainable,
-        recompute=recompute,
-        pack_tokens=pack_tokens,
-        pack_tiles=pack_tiles,
-        tensor=tensor,
-        partition=partition,
-    )
-    return balance(cost, stages)
-
-
 def pipeline_cost(
     model: ModelGeometry,
     *,
@@ -134,7 +100,13 @@ def pipeline_cost(
     tensor: int = 1,
     partition: PartitionConfig | None = None,
 ) -> PipelineCost:
-    """Operations of one full pack's training step, by where they must happen; arguments as of `split_layers`."""
+    """Operations of one full pack's training step, by where they must happen.
+
+    Args:
+        trainable, recompute: decide how often each part is computed.
+        pack_tokens, pack_tiles: a pack at its limits is what is balanced for.
+        tensor, partition: tensor parallelism divides all parts alike but for what it pads of the vision encoder.
+    """
     load = PackLoad.full(model, pack_tokens, pack_tiles)
     flops = sharded_flops(model, load, tensor, partition or PartitionConfig())
     passes = hardware_passes(trainable, recompute)
@@ -147,7 +119,9 @@ def pipeline_cost(
 
 
 def balance(cost: PipelineCost, stages: int) -> tuple[int, ...]:
-    """The split whose slowest stage costs least.
+    """Language layers of each pipeline stage, such that the slowest stage costs least; a stage may have none.
+
+    This computes and never refuses: `balance_problem` does.
 
     Layers are dealt out one by one, each to the stage that costs least so far, and to the latest of those that cost
     the same. As layers are alike, no split has a lower slowest stage; nor, among those with the same slowest, a lower
@@ -172,7 +146,7 @@ def balance_problem(cost: PipelineCost, stages: int, *, vision_trains: bool) -> 
 
 
 def job_layers(job: Workload) -> tuple[int, ...]:
-    """Language layers of each pipeline stage of a job: what it says itself, else `split_layers`."""
+    """Language layers of each pipeline stage of a job: what it says itself, else `balance`."""
     return job.partition.pipeline_layers or balance(_job_cost(job), job.layout.pipeline)
 
 
