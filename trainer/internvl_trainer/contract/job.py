@@ -30,19 +30,66 @@ class StorageConfig(Contract):
     path_style: bool = Field(default=True, description="most S3-compatible stores need it; AWS takes both")
 
 
+class MixtureSource(Contract):
+    """One data set of a mixture, in the terms of the InternVL-2.5 report: n_max is `max_tiles`, r is `repeat`."""
+
+    name: str = Field(min_length=1, max_length=128, description="unique within the mixture")
+    annotation: str = Field(description="URI of the JSONL file")
+    root: str = Field(default="", description="URI of the media's folder; absent: the annotation's own")
+    augment: bool = Field(default=False, description="one JPEG pass per tile, at a random quality of 75..100")
+    max_tiles: int | None = Field(default=None, ge=1, description="n_max of this data set, in place of the stage's")
+    repeat: float = Field(default=1.0, gt=0, description="passes over the data set in one epoch, fractions included")
+
+
 class DataConfig(Contract):
-    """What a stage trains on: InternVL's own meta JSON and a Hugging Face tokenizer folder.
+    """What a stage trains on: InternVL's own meta JSON, or a mixture, and a Hugging Face tokenizer folder.
 
     A pack holds at most `pack_tokens` tokens and `pack_tiles` tiles, both inclusive.
     """
 
-    meta: str = Field(description="URI of the meta JSON, s3:// or file:// or a path")
+    meta: str | None = Field(default=None, description="URI of the meta JSON, s3:// or file:// or a path")
+    mixture: tuple[MixtureSource, ...] = Field(default=(), description="the data sets themselves, in place of `meta`")
     tokenizer: str = Field(description="URI of a folder with tokenizer.json")
-    max_tiles: int = Field(default=12, ge=1, description="n_max where the meta JSON has no max_dynamic_patch")
+    template: Literal["internvl2_5", "internlm2-chat", "Hermes-2"] = Field(
+        default="internvl2_5", description="how a conversation becomes text; the other two are InternVL 2.0's and older"
+    )
+    max_tiles: int = Field(default=12, ge=1, description="n_max where a data set has none of its own")
     thumbnail: bool = True
+    min_frames: int = Field(default=8, ge=1, description="of a video; how many is drawn for each sample")
+    max_frames: int = Field(default=32, ge=1)
+    frame_sampling: str = Field(
+        default="rand",
+        pattern=r"^(rand|middle|fps[0-9]+(\.[0-9]+)?)$",
+        description="which frames of a video: one of each equal part, at random or its middle; or so many a second",
+    )
     pack_tokens: int = Field(default=16384, ge=1)
     pack_tiles: int = Field(default=48, ge=1)
+    repeat_mode: Literal["exact", "reference"] = Field(
+        default="exact",
+        description="what a fraction of `repeat` means: a seeded part of the data set, another one each epoch, or, as "
+        "the released trainer does, its first lines",
+    )
+    max_bad_fraction: float = Field(
+        default=0.01, ge=0, le=1, description="share of the samples that may be unusable before the stage ends"
+    )
+    index: str | None = Field(
+        default=None, description="folder that keeps indexes of data sets; absent: indexed anew in every pod's scratch"
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="processes that load packs, for each trainer process that needs tiles; 0: a thread of the trainer; "
+        "absent: what the pod's CPUs allow",
+    )
     seed: int = 42
+
+    @model_validator(mode="after")
+    def _one_description(self) -> "DataConfig":
+        if (self.meta is None) != bool(self.mixture):
+            raise ValueError("give one of data.meta (InternVL's meta JSON) and data.mixture (the data sets themselves)")
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames is {self.min_frames}, more than max_frames, {self.max_frames}")
+        return self
 
 
 class PartitionConfig(Contract):

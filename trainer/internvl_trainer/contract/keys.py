@@ -52,6 +52,11 @@ def component_uri(storage_uri: str, run_uid: str, stage: str, attempt: int, comp
     return f"{stage_prefix(storage_uri, run_uid, stage)}published/a{attempt}/{component}.json"
 
 
+def index_prefix(storage_uri: str) -> str:
+    """The folder that keeps indexes of data sets, shared by all runs of one storage: their names are digests."""
+    return f"{storage_uri.rstrip('/')}/data-index/"
+
+
 def parse_manifest_key(key_or_uri: str) -> CheckpointKey | None:
     """Stage, step and attempt from the end of a manifest's key or URI; None where it is no checkpoint manifest."""
     match = _CHECKPOINT.search(key_or_uri)

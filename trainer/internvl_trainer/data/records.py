@@ -2,11 +2,21 @@
 
 import json
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
 from internvl_trainer.data.errors import MalformedRecordError, VideoNotSupportedError
 
 Role = Literal["system", "human", "gpt"]
+
+
+class Kind(IntEnum):
+    """What a sample consists of. The numbers are those of an index."""
+
+    TEXT = 0
+    SINGLE_IMAGE = 1
+    MULTI_IMAGE = 2
+    VIDEO = 3
 
 
 class Turn(NamedTuple):
@@ -27,6 +37,11 @@ class Record:
     turns: tuple[Turn, ...]
     images: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """By the number of its images."""
+        return Kind(min(len(self.images), 2))
 
 
 def parse_record(line: bytes, *, source: str, line_number: int) -> Record:

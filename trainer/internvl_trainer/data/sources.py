@@ -1,13 +1,14 @@
 """The meta JSON: which data sets a stage trains on, and how often each is drawn."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from internvl_trainer.contract.job import MixtureSource
 from internvl_trainer.data import seeding
 from internvl_trainer.data.errors import MetaError
 
@@ -49,14 +50,43 @@ def parse_meta(payload: bytes, *, uri: str) -> tuple[Source, ...]:
     return tuple(_source(name, number, entry, uri) for number, (name, entry) in enumerate(entries.items()))
 
 
+def from_mixture(mixture: Sequence[MixtureSource]) -> tuple[Source, ...]:
+    """The data sets of a mixture, in its order.
+
+    Raises:
+        MetaError: a name used twice, no .jsonl annotation.
+    """
+    names = [entry.name for entry in mixture]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise MetaError(f"the mixture names {', '.join(repeated)} more than once; names must be unique")
+    return tuple(_mixed(number, entry) for number, entry in enumerate(mixture))
+
+
+def _mixed(number: int, entry: MixtureSource) -> Source:
+    _check_suffix(f"data set {entry.name!r} of the mixture", entry.annotation)
+    return Source(
+        name=entry.name,
+        number=number,
+        annotation=entry.annotation,
+        root=entry.root or entry.annotation.rpartition("/")[0] or ".",
+        data_augment=entry.augment,
+        max_dynamic_patch=entry.max_tiles,
+        repeat_time=entry.repeat,
+    )
+
+
+def _check_suffix(what: str, annotation: str) -> None:
+    if not annotation.endswith(".jsonl"):
+        raise MetaError(f"{what}: annotation is {annotation!r}; must be a .jsonl file")
+
+
 def _source(name: str, number: int, entry: Any, uri: str) -> Source:
     try:
         spec = SourceSpec.model_validate(entry)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise MetaError(f"data set {name!r} of meta {uri}: {faults}") from error
-    if not spec.annotation.endswith(".jsonl"):
-        raise MetaError(f"data set {name!r} of meta {uri}: annotation is {spec.annotation!r}; must be a .jsonl file")
+    _check_suffix(f"data set {name!r} of meta {uri}", spec.annotation)
     folder = uri.rpartition("/")[0] or "."
     paths = {"annotation": join(folder, spec.annotation), "root": join(folder, spec.root)}
     return Source(name=name, number=number, **(spec.model_dump() | paths))

@@ -15,15 +15,16 @@ import numpy as np
 
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import DataConfig
-from internvl_trainer.data import images, seeding
-from internvl_trainer.data.conversations import IGNORED, ConversationEncoder, Encoded
-from internvl_trainer.data.errors import BadSampleError, MetaError, TokenizerError, TooManyTilesError
+from internvl_trainer.data import seeding
+from internvl_trainer.data.conversations import IGNORED
+from internvl_trainer.data.errors import BadSampleError, MetaError
 from internvl_trainer.data.index import SourceIndex, build_index, count_reasons
 from internvl_trainer.data.loss_weights import LossReweighting, token_weights
 from internvl_trainer.data.media import MediaCache, read_text_object
-from internvl_trainer.data.packing import EpochPlan, PackLimits, plan_epoch
+from internvl_trainer.data.packing import EpochPlan, plan_epoch
 from internvl_trainer.data.records import Record
-from internvl_trainer.data.sources import Source, draws_of_epoch, parse_meta
+from internvl_trainer.data.samples import Sample, SampleReader
+from internvl_trainer.data.sources import Source, draws_of_epoch, from_mixture, parse_meta
 from internvl_trainer.data.tokenizer import Tokenizer
 from internvl_trainer.storage import ObjectStore
 
@@ -95,14 +96,10 @@ class PackStream:
     ) -> None:
         self._data = data
         self._mode: LossReweighting = loss_reweighting
-        self._limits = PackLimits(data.pack_tokens, data.pack_tiles)
-        self._rules = images.Tiling(model.vision.image_size, data.max_tiles, data.thumbnail)
         self._media = MediaCache(store, cache)
         self.tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
-        _check_vocabulary(self.tokenizer, model, data.tokenizer)
-        self._encoder = ConversationEncoder(self.tokenizer, tokens_per_tile=model.tokens_per_tile)
-        sources = parse_meta(read_text_object(store, data.meta, "meta"), uri=data.meta)
-        self._index = tuple(self._build_index(source) for source in sources)
+        self._reader = SampleReader(data, model, self.tokenizer, self._media)
+        self._index = tuple(self._build_index(source) for source in read_sources(data, store))
         self._epochs: list[_Epoch] = []
         self._lock = threading.Lock()
 
@@ -129,33 +126,24 @@ class PackStream:
         return _assemble(index, samples, self._mode, tiles)
 
     def _build_index(self, source: Source) -> SourceIndex:
-        index = build_index(source, self._media.annotation(source.annotation), self._measure)
+        def measure(record: Record, source: Source) -> tuple[int, int]:
+            tokens, tiles, _ = self._reader.measure(record, source)
+            return tokens, tiles
+
+        limit = self._data.max_bad_fraction
+        index = build_index(source, self._media.annotation(source.annotation), measure, max_bad_fraction=limit)
         if index.bad:
             _log.warning("data set %s: left out %s", source.name, count_reasons(index.bad))
         return index
 
-    def _measure(self, record: Record, source: Source) -> tuple[int, int]:
-        sample = self._encode(record, source)
-        tiles = sum(sample.tiles)
-        if tiles > self._limits.tiles:
-            raise TooManyTilesError(
-                record.name, f"{tiles} tiles, a pack holds {self._limits.tiles}; lower max_dynamic_patch for it"
-            )
-        return len(sample.encoded.tokens), tiles
-
-    def _encode(self, record: Record, source: Source) -> "_Sample":
-        tiles = images.tile_counts(record, source, self._rules, self._media)
-        encoded = self._encoder.encode(record, tiles, max_tokens=self._limits.tokens)
-        return _Sample(record, source, encoded, tiles)
-
-    def _sample(self, epoch: _Epoch, draw: int) -> "_Sample":
+    def _sample(self, epoch: _Epoch, draw: int) -> Sample:
         index = self._index[epoch.source[draw]]
-        return self._encode(index.record(epoch.sample[draw]), index.source)
+        return self._reader.encode(index.record(epoch.sample[draw]), index.source)
 
-    def _tiles(self, epoch: _Epoch, draws: np.ndarray, samples: list["_Sample"]) -> np.ndarray:
-        def load(draw: int, sample: _Sample) -> np.ndarray:
+    def _tiles(self, epoch: _Epoch, draws: np.ndarray, samples: list[Sample]) -> np.ndarray:
+        def load(draw: int, sample: Sample) -> np.ndarray:
             key = (self._data.seed, _JPEG, epoch.number, int(draw))
-            return images.load_tiles(sample.record, sample.source, sample.tiles, self._rules, self._media, key)
+            return self._reader.load_tiles(sample, key)
 
         return np.concatenate(list(self._readers.map(load, draws, samples)))
 
@@ -192,18 +180,11 @@ class PackStream:
         tokens = np.concatenate([index.tokens[draws] for index, draws in zip(self._index, chosen, strict=True)])
         tiles = np.concatenate([index.tiles[draws] for index, draws in zip(self._index, chosen, strict=True)])
         order = seeding.permutation(len(source), seed, _ORDER, epoch)
-        plan = plan_epoch(order, tokens, tiles, self._limits)
+        plan = plan_epoch(order, tokens, tiles, self._reader.limits)
         return _Epoch(epoch, source, np.concatenate(chosen), plan)
 
 
-class _Sample(NamedTuple):
-    record: Record
-    source: Source
-    encoded: Encoded
-    tiles: list[int]
-
-
-def _assemble(index: int, samples: list[_Sample], mode: LossReweighting, tiles_NHWC: np.ndarray | None) -> Pack:
+def _assemble(index: int, samples: list[Sample], mode: LossReweighting, tiles_NHWC: np.ndarray | None) -> Pack:
     labels, weights = [], []
     for sample in samples:
         # Position t predicts token t + 1 of its own segment; a segment's last position predicts nothing.
@@ -224,9 +205,12 @@ def _assemble(index: int, samples: list[_Sample], mode: LossReweighting, tiles_N
     )
 
 
-def _check_vocabulary(tokenizer: Tokenizer, model: ModelGeometry, uri: str) -> None:
-    if tokenizer.vocab_size > model.language.vocab_size:
-        raise TokenizerError(
-            f"tokenizer {uri} has ids up to {tokenizer.vocab_size - 1}, but model {model.name} has "
-            f"{model.language.vocab_size} embedding rows; use the tokenizer that belongs to the model"
-        )
+def read_sources(data: DataConfig, store: ObjectStore) -> tuple[Source, ...]:
+    """The data sets that a configuration names, by its meta JSON or one by one.
+
+    Raises:
+        MetaError: the meta JSON or the mixture is wrong; says where.
+    """
+    if data.meta is None:
+        return from_mixture(data.mixture)
+    return parse_meta(read_text_object(store, data.meta, "meta"), uri=data.meta)
