@@ -5,7 +5,8 @@ What a file may leave out or abbreviate, next to the fields that have defaults o
 - `model` may be a name of the catalogue.
 - `run` is a new one each time, named after the file, but for what of it is given; `stage` is "train", `attempt` 1,
   `layout` one process, `trainable` everything.
-- Relative paths (`data.meta`, `data.tokenizer`, `storage.uri`) are relative to the file's folder.
+- Relative paths (`data.meta`, `data.tokenizer`, `data.index`, `storage.uri`, and `annotation` and `root` of each data
+  set of `data.mixture`) are relative to the file's folder.
 """
 
 import difflib
@@ -28,7 +29,8 @@ from internvl_trainer.contract.job import JobConfig
 Key = tuple[str | int, ...]
 """Where a value stands in a document: ("optimization", "steps")."""
 
-_PATHS = (("data", "meta"), ("data", "tokenizer"), ("storage", "uri"))
+_PATHS = (("data", "meta"), ("data", "tokenizer"), ("data", "index"), ("storage", "uri"))
+_PATHS_OF_A_SOURCE = ("annotation", "root")
 
 
 class JobFileError(ValueError):
@@ -55,7 +57,7 @@ def read_job(path: Path, changes: Iterable[str] = (), *, now: datetime) -> JobCo
     places = _Places(path)
     document = places.read_json(text) if path.suffix == ".json" else places.read_yaml(text)
     for change in changes:
-        key, value = _parse_change(change)
+        key, value = parse_change(change)
         _put(document, key, value, change)
         places.changed[key] = change
     try:
@@ -187,19 +189,38 @@ def _completed(document: dict[str, Any], path: Path, places: _Places, now: datet
         except catalog.UnknownModelError as error:
             raise JobFileError(f"{places.of(('model',))}: {error}") from error
     for section, field in _PATHS:
-        values = complete.get(section)
-        if isinstance(values, dict) and isinstance(values.get(field), str):
-            complete[section] = complete[section] | {field: _from_folder(values[field], path.parent)}
+        if section in complete:
+            complete[section] = _located(complete[section], (field,), path.parent)
+    data = complete.get("data")
+    if isinstance(data, dict) and isinstance(data.get("mixture"), list):
+        sources = [_located(source, _PATHS_OF_A_SOURCE, path.parent) for source in data["mixture"]]
+        complete["data"] = data | {"mixture": sources}
     return complete
 
 
-def _from_folder(location: str, folder: Path) -> str:
+def _located(values: Any, fields: Iterable[str], folder: Path) -> Any:
+    """A section whose paths are absolute. An empty path says that there is none, and stays."""
+    if not isinstance(values, dict):
+        return values
+    return values | {field: from_folder(values[field], folder) for field in fields if _is_path(values.get(field))}
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def from_folder(location: str, folder: Path) -> str:
     """A path or file:// URI, made absolute by way of `folder`; other URIs as they are."""
     scheme, separator, rest = location.rpartition("://")
     return location if scheme not in ("", "file") else f"{scheme}{separator}{(folder / rest).resolve()}"
 
 
-def _parse_change(change: str) -> tuple[Key, Any]:
+def parse_change(change: str) -> tuple[Key, Any]:
+    """A change from the command line, `field.field=value` with the value in YAML.
+
+    Raises:
+        JobFileError: it is not of that form.
+    """
     name, separator, value = change.partition("=")
     if not separator or not all(name.split(".")):
         raise JobFileError(f"--set {change}: is not of the form field.field=value")

@@ -61,6 +61,15 @@ def test_relative_paths_start_at_the_files_folder_and_other_uris_stay(tmp_path: 
     assert read.storage.uri == f"file://{tmp_path.parent}/checkpoints"
 
 
+def test_a_mixtures_paths_and_the_index_start_at_the_files_folder_too(tmp_path: Path) -> None:
+    mixture = "mixture: [{name: a, annotation: a.jsonl, root: ../images}, {name: b, annotation: 's3://bucket/b.jsonl'}]"
+    read = read_job(write(tmp_path, SHORT.replace("meta: data/meta.json", f"{mixture}\n  index: kept")), now=NOW)
+    first, second = read.data.mixture
+    assert (first.annotation, first.root) == (f"{tmp_path}/a.jsonl", f"{tmp_path.parent}/images")
+    assert (second.annotation, second.root) == ("s3://bucket/b.jsonl", ""), "an absent root stays absent"
+    assert read.data.index == f"{tmp_path}/kept"
+
+
 @pytest.mark.parametrize("name", ["job.json", "job.yaml"])
 def test_the_operators_document_is_a_job_file_too(tmp_path: Path, name: str) -> None:
     document = job(tmp_path / "world", tmp_path / "store")

@@ -1,0 +1,134 @@
+"""How every subcommand is told which data it is about: a job file, or a meta JSON with a tokenizer and a model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import click
+from pydantic import ValidationError
+
+from internvl_trainer.contract import catalog, environment
+from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.contract.job import DataConfig
+from internvl_trainer.data.errors import DataError
+from internvl_trainer.launch.job_file import JobFileError, from_folder, parse_change, read_job
+from internvl_trainer.storage import ObjectStore, StoreError, open_store
+
+DEFAULT_MODEL = "InternVL2_5-1B"
+
+
+class Inputs(NamedTuple):
+    """What a subcommand works on."""
+
+    data: DataConfig
+    model: ModelGeometry
+    store: ObjectStore
+    cache: Path
+    """Folder of this machine for indexes and copies of remote annotations; it may be kept or lost at will."""
+
+
+def takes_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments that name its data; it gets them as `inputs`, and fails with our exit codes."""
+
+    @wraps(command)
+    def told(
+        *,
+        meta: str | None,
+        config: Path | None,
+        tokenizer: str | None,
+        model: str | None,
+        changes: tuple[str, ...],
+        endpoint_url: str | None,
+        region: str | None,
+        virtual_host_style: bool,
+        cache: Path,
+        **options: Any,
+    ) -> None:
+        with _failing_well():
+            if config is None:
+                data, geometry = _of_meta(meta, tokenizer, model, changes)
+                store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
+            else:
+                if meta or tokenizer or model:
+                    raise click.UsageError("--config names data, tokenizer and model; give no others beside it")
+                job = read_job(config, [f"data.{change}" for change in changes], now=datetime.now(UTC))
+                data, geometry, storage = job.data, job.model, job.storage
+                store = open_store(
+                    endpoint_url=endpoint_url or storage.endpoint_url,
+                    region=region or storage.region,
+                    path_style=storage.path_style and not virtual_host_style,
+                )
+            command(inputs=Inputs(data, geometry, store, cache), **options)
+
+    for option in reversed(_OPTIONS):
+        told = option(told)
+    return told
+
+
+_OPTIONS = (
+    click.argument("meta", required=False),
+    click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A job, as `internvl train` or a trainer pod reads it, in place of META, --tokenizer and --model.",
+    ),
+    click.option("--tokenizer", help="Folder with tokenizer.json, by URI or path; together with META."),
+    click.option("--model", help=f"Model of the catalogue; together with META. Default: {DEFAULT_MODEL}."),
+    click.option(
+        "--set",
+        "changes",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Set a field of the job's data section, such as pack_tokens=8192. Can be given several times.",
+    ),
+    click.option("--endpoint-url", help="S3-compatible endpoint; default: the job's, the environment's, else AWS."),
+    click.option("--region", help="S3 region; default: the job's, else the environment's."),
+    click.option("--virtual-host-style", is_flag=True, help="Put the bucket into the host name, not the path."),
+    click.option(
+        "--cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar=environment.SCRATCH,
+        default=lambda: Path(click.get_app_dir("internvl")) / "cache",
+        show_default="a folder of the user's",
+        help="Folder of this machine for indexes and copies of remote annotations.",
+    ),
+)
+
+
+def _of_meta(
+    meta: str | None, tokenizer: str | None, model: str | None, changes: tuple[str, ...]
+) -> tuple[DataConfig, ModelGeometry]:
+    if not (meta and tokenizer):
+        raise click.UsageError("name the data: META with --tokenizer, or --config with a job file")
+    fields: dict[str, Any] = {
+        "meta": from_folder(meta, Path.cwd()),
+        "tokenizer": from_folder(tokenizer, Path.cwd()),
+    }
+    for change in changes:
+        key, value = parse_change(change)
+        fields[".".join(map(str, key))] = value
+    try:
+        return DataConfig.model_validate(fields), catalog.get(model or DEFAULT_MODEL)
+    except ValidationError as error:
+        faults = (f"--set {'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}" for fault in error.errors())
+        raise JobFileError("; ".join(faults)) from error
+
+
+@contextmanager
+def _failing_well() -> Iterator[None]:
+    """End with the exit code of the error that came, and its message."""
+    try:
+        yield
+    except (DataError, StoreError, JobFileError) as error:
+        _fail(str(error), error.exit_code)
+    except catalog.UnknownModelError as error:
+        _fail(str(error), ExitCode.INVALID_CONFIG)
+
+
+def _fail(message: str, code: ExitCode) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    raise click.exceptions.Exit(int(code))
