@@ -24,8 +24,8 @@ class CountingStore(ObjectStore):
 
     fetched = 0
 
-    def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        payload = super().read_range(uri, offset, length)
+    def read_range(self, uri: str, offset: int, length: int, *, etag: str = "") -> bytes:
+        payload = super().read_range(uri, offset, length, etag=etag)
         self.fetched += len(payload)
         return payload
 

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from hack.cluster.object_store import ObjectStore as S3Server
 from internvl_trainer.storage import (
     AlreadyExistsError,
+    ObjectChangedError,
     ObjectNotFoundError,
     ObjectStore,
     StoreDeniedError,
@@ -137,6 +138,19 @@ def test_a_range_holds_the_bytes_that_there_are(store: ObjectStore, prefix: str)
     assert store.read_range(f"{prefix}/object", 0, 0) == b""
     with pytest.raises(ObjectNotFoundError):
         store.read_range(f"{prefix}/absent", 0, 1)
+
+
+def test_a_range_of_an_object_that_was_replaced_is_refused(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
+    store.put_if_absent(f"{prefix}/object", b"0123456789")
+    (before,) = store.list(f"{prefix}/")
+    assert store.read_range(f"{prefix}/object", 3, 4, etag=before.etag) == b"3456"
+
+    (tmp_path / "other").write_bytes(b"abcdefghij")
+    store.upload(tmp_path / "other", f"{prefix}/object")
+
+    with pytest.raises(ObjectChangedError, match="was replaced while it was in use"):
+        store.read_range(f"{prefix}/object", 3, 4, etag=before.etag)
+    assert store.read_range(f"{prefix}/object", 3, 4) == b"defg"
 
 
 def test_deleting_twice_is_no_error(store: ObjectStore, prefix: str) -> None:

@@ -3,6 +3,7 @@
 from internvl_trainer.storage.errors import (
     AlreadyExistsError,
     InvalidLocationError,
+    ObjectChangedError,
     ObjectNotFoundError,
     StoreDeniedError,
     StoreError,
@@ -13,6 +14,7 @@ from internvl_trainer.storage.store import ObjectInfo, ObjectStore, open_store
 __all__ = [
     "AlreadyExistsError",
     "InvalidLocationError",
+    "ObjectChangedError",
     "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectStore",

@@ -30,6 +30,12 @@ class ObjectNotFoundError(StoreError):
     exit_code = ExitCode.INVALID_CHECKPOINT
 
 
+class ObjectChangedError(StoreError):
+    """The object is no longer the one that was asked for: somebody replaced it."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+
 class AlreadyExistsError(StoreError):
     """`put_if_absent` found the object there already; nothing was written."""
 

@@ -29,8 +29,8 @@ class LocalFolder:
         with _translated("read", location):
             return _path(location).read_bytes()
 
-    def read_range(self, location: str, offset: int, length: int) -> bytes:
-        """See `ObjectStore.read_range`."""
+    def read_range(self, location: str, offset: int, length: int, etag: str) -> bytes:
+        """See `ObjectStore.read_range`; files have no ETag."""
         with _translated("read", location), _path(location).open("rb") as stream:
             stream.seek(offset)
             return stream.read(length)

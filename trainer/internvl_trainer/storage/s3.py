@@ -27,6 +27,7 @@ from internvl_trainer.storage.digest import StreamDigest, crc32_of
 from internvl_trainer.storage.errors import (
     AlreadyExistsError,
     InvalidLocationError,
+    ObjectChangedError,
     ObjectNotFoundError,
     StoreDeniedError,
     StoreError,
@@ -107,11 +108,12 @@ class S3:
         """See `ObjectStore.read`."""
         return self._read(location, {})
 
-    def read_range(self, location: str, offset: int, length: int) -> bytes:
+    def read_range(self, location: str, offset: int, length: int, etag: str) -> bytes:
         """See `ObjectStore.read_range`."""
         if length == 0:
             return b""
-        return self._read(location, {"Range": f"bytes={offset}-{offset + length - 1}"})
+        condition = {"IfMatch": etag} if etag else {}
+        return self._read(location, condition | {"Range": f"bytes={offset}-{offset + length - 1}"})
 
     def download(self, location: str, path: Path) -> StoredObject:
         """See `ObjectStore.download`. A broken stream goes on at the byte where it broke, of the same ETag."""
@@ -200,6 +202,10 @@ class S3:
                 # A range that begins at or after the object's end holds no byte, as in a file.
                 if _code(error) in _PAST_THE_END:
                     return b""
+                if _code(error) in _TAKEN:
+                    raise ObjectChangedError(
+                        f"s3://{location} was replaced while it was in use; start again to use what is there now"
+                    ) from None
                 raise
 
     def _resumed(self, bucket: str, key: str) -> Iterator[tuple[bytes, str]]:

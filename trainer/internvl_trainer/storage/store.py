@@ -26,7 +26,7 @@ class Backend(Protocol):
     """What a kind of store must offer; locations come without their scheme."""
 
     def read(self, location: str) -> bytes: ...
-    def read_range(self, location: str, offset: int, length: int) -> bytes: ...
+    def read_range(self, location: str, offset: int, length: int, etag: str) -> bytes: ...
     def download(self, location: str, path: Path) -> StoredObject: ...
     def upload(self, path: Path, location: str) -> StoredObject: ...
     def put_if_absent(self, location: str, payload: bytes) -> None: ...
@@ -50,10 +50,17 @@ class ObjectStore:
         backend, location, _ = self._resolve(uri)
         return backend.read(location)
 
-    def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """`length` bytes of an object from `offset` on; fewer where the object ends before that."""
+    def read_range(self, uri: str, offset: int, length: int, *, etag: str = "") -> bytes:
+        """`length` bytes of an object from `offset` on; fewer where the object ends before that.
+
+        Args:
+            etag: the version that is meant, as a listing gives it; empty: whichever is there.
+
+        Raises:
+            ObjectChangedError: the object has another ETag.
+        """
         backend, location, _ = self._resolve(uri)
-        return backend.read_range(location, offset, length)
+        return backend.read_range(location, offset, length, etag)
 
     def download(self, uri: str, path: Path) -> StoredObject:
         """Stream an object to `path`, which appears only when it is whole.
