@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from internvl_trainer.contract.job import MixtureSource
+from internvl_trainer.contract.job import DataConfig, MixtureSource
 from internvl_trainer.data import seeding
 from internvl_trainer.data.errors import MetaError
+from internvl_trainer.data.media import read_text_object
+from internvl_trainer.storage import ObjectStore
 
 
 class SourceSpec(BaseModel):
@@ -31,6 +33,18 @@ class Source(SourceSpec):
 
     name: str
     number: int = Field(description="0-based position in the meta JSON")
+
+
+def read_sources(data: DataConfig, store: ObjectStore) -> tuple[Source, ...]:
+    """The data sets that a configuration names, by its meta JSON or one by one.
+
+    Raises:
+        MetaError: the meta JSON or the mixture is wrong; says where.
+        StoreError: the store did not answer.
+    """
+    if data.meta is None:
+        return from_mixture(data.mixture)
+    return parse_meta(read_text_object(store, data.meta, "meta"), uri=data.meta)
 
 
 def parse_meta(payload: bytes, *, uri: str) -> tuple[Source, ...]:

@@ -17,14 +17,13 @@ from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import DataConfig
 from internvl_trainer.data import seeding
 from internvl_trainer.data.conversations import IGNORED
-from internvl_trainer.data.errors import BadSampleError, MetaError
-from internvl_trainer.data.index import SourceIndex, build_index, count_reasons
+from internvl_trainer.data.errors import MetaError
+from internvl_trainer.data.index import GOOD, open_indexes
 from internvl_trainer.data.loss_weights import LossReweighting, token_weights
-from internvl_trainer.data.media import MediaCache, read_text_object
+from internvl_trainer.data.media import MediaCache
 from internvl_trainer.data.packing import EpochPlan, plan_epoch
-from internvl_trainer.data.records import Record
 from internvl_trainer.data.samples import Sample, SampleReader
-from internvl_trainer.data.sources import Source, draws_of_epoch, from_mixture, parse_meta
+from internvl_trainer.data.sources import draws_of_epoch
 from internvl_trainer.data.tokenizer import Tokenizer
 from internvl_trainer.storage import ObjectStore
 
@@ -99,14 +98,10 @@ class PackStream:
         self._media = MediaCache(store, cache)
         self.tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
         self._reader = SampleReader(data, model, self.tokenizer, self._media)
-        self._index = tuple(self._build_index(source) for source in read_sources(data, store))
+        self._index = open_indexes(data, model, self.tokenizer, store, cache)
+        self._good = [np.flatnonzero(index.rows["reason"] == GOOD) for index in self._index]
         self._epochs: list[_Epoch] = []
         self._lock = threading.Lock()
-
-    @property
-    def bad_samples(self) -> tuple[BadSampleError, ...]:
-        """Every sample that was left out, with its reason."""
-        return tuple(fault for index in self._index for fault in index.bad)
 
     def packs_per_epoch(self, epoch: int) -> int:
         """How many packs an epoch (0-based) has. It varies a little, as every epoch has an order of its own."""
@@ -124,17 +119,6 @@ class PackStream:
         samples = [self._sample(epoch, draw) for draw in draws]
         tiles = self._tiles(epoch, draws, samples) if with_tiles else None
         return _assemble(index, samples, self._mode, tiles)
-
-    def _build_index(self, source: Source) -> SourceIndex:
-        def measure(record: Record, source: Source) -> tuple[int, int]:
-            tokens, tiles, _ = self._reader.measure(record, source)
-            return tokens, tiles
-
-        limit = self._data.max_bad_fraction
-        index = build_index(source, self._media.annotation(source.annotation), measure, max_bad_fraction=limit)
-        if index.bad:
-            _log.warning("data set %s: left out %s", source.name, count_reasons(index.bad))
-        return index
 
     def _sample(self, epoch: _Epoch, draw: int) -> Sample:
         index = self._index[epoch.source[draw]]
@@ -169,18 +153,19 @@ class PackStream:
     def _plan(self, epoch: int) -> _Epoch:
         seed = self._data.seed
         chosen = [
-            draws_of_epoch(
-                len(index.tokens), index.source.repeat_time, key=(seed, _REPEAT, index.source.number), epoch=epoch
-            )
-            for index in self._index
+            good[
+                draws_of_epoch(
+                    len(good), index.source.repeat_time, key=(seed, _REPEAT, index.source.number), epoch=epoch
+                )
+            ]
+            for index, good in zip(self._index, self._good, strict=True)
         ]
         source = np.repeat(np.arange(len(chosen)), [len(draws) for draws in chosen])
         if not len(source):
             raise MetaError(f"meta {self._data.meta}: with these repeat_time values an epoch has no sample; raise one")
-        tokens = np.concatenate([index.tokens[draws] for index, draws in zip(self._index, chosen, strict=True)])
-        tiles = np.concatenate([index.tiles[draws] for index, draws in zip(self._index, chosen, strict=True)])
+        rows = np.concatenate([index.rows[draws] for index, draws in zip(self._index, chosen, strict=True)])
         order = seeding.permutation(len(source), seed, _ORDER, epoch)
-        plan = plan_epoch(order, tokens, tiles, self._reader.limits)
+        plan = plan_epoch(order, rows["tokens"].astype(np.int64), rows["tiles"].astype(np.int64), self._reader.limits)
         return _Epoch(epoch, source, np.concatenate(chosen), plan)
 
 
@@ -203,14 +188,3 @@ def _assemble(index: int, samples: list[Sample], mode: LossReweighting, tiles_NH
         tiles_NHWC=tiles_NHWC,
         tile_count=sum(sum(sample.tiles) for sample in samples),
     )
-
-
-def read_sources(data: DataConfig, store: ObjectStore) -> tuple[Source, ...]:
-    """The data sets that a configuration names, by its meta JSON or one by one.
-
-    Raises:
-        MetaError: the meta JSON or the mixture is wrong; says where.
-    """
-    if data.meta is None:
-        return from_mixture(data.mixture)
-    return parse_meta(read_text_object(store, data.meta, "meta"), uri=data.meta)

@@ -1,5 +1,7 @@
 """A tokenizer out of any Hugging Face folder that has a tokenizer.json, with InternVL's special tokens by name."""
 
+import hashlib
+
 import tokenizers
 
 from internvl_trainer.data.errors import MissingSpecialTokensError, TokenizerError
@@ -17,6 +19,9 @@ _BOS: dict[str, str | None] = {"internlm2.5": "<s>", "qwen2.5": None}
 class Tokenizer:
     """Text to ids and back. Encoding adds nothing of its own; special tokens in the text are recognised.
 
+    Attributes:
+        sha256: of its tokenizer.json, 64 hexadecimal digits.
+
     Raises:
         TokenizerError: tokenizer.json cannot be parsed, or the family is unknown.
         MissingSpecialTokensError: names the tokens it lacks.
@@ -30,6 +35,7 @@ class Tokenizer:
             raise TokenizerError(f"{source} is no tokenizer.json that tokenizers can read: {error}") from error
         if family not in _BOS:
             raise TokenizerError(f"language family {family!r} has no chat template; known: {', '.join(_BOS)}")
+        self.sha256 = hashlib.sha256(payload).hexdigest()
         self._bos = _BOS[family]
         required = _REQUIRED if self._bos is None else (*_REQUIRED, self._bos)
         found = {token: self._tokenizer.token_to_id(token) for token in required}

@@ -42,7 +42,10 @@ def make_stream(tmp_path: Path, geometry: ModelGeometry) -> Callable[..., PackSt
     ) -> PackStream:
         meta = {}
         for name, records in datasets.items():
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            path, lines = tmp_path / f"{name}.jsonl", "".join(json.dumps(record) + "\n" for record in records)
+            # A file that is written anew is another one to the stream that has it open.
+            if not path.exists() or path.read_text() != lines:
+                path.write_text(lines)
             meta[name] = {"root": "images", "annotation": f"{name}.jsonl"} | (entry or {})
         (tmp_path / "meta.json").write_text(json.dumps(meta))
         data = DataConfig(meta=f"file://{tmp_path}/meta.json", tokenizer=str(GOLDEN / "qwen2_5_subset"), **config)
