@@ -15,6 +15,7 @@ from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.job import DataConfig
 from internvl_trainer.data.errors import DataError
+from internvl_trainer.data.index import MeasuringProcessDiedError
 from internvl_trainer.launch.job_file import JobFileError, from_folder, parse_change, read_job
 from internvl_trainer.storage import ObjectStore, StoreError, open_store
 
@@ -111,6 +112,8 @@ def _of_meta(
     for change in changes:
         key, value = parse_change(change)
         fields[".".join(map(str, key))] = value
+    if isinstance(fields.get("index"), str):
+        fields["index"] = from_folder(fields["index"], Path.cwd())
     try:
         return DataConfig.model_validate(fields), catalog.get(model or DEFAULT_MODEL)
     except ValidationError as error:
@@ -123,10 +126,12 @@ def _failing_well() -> Iterator[None]:
     """End with the exit code of the error that came, and its message."""
     try:
         yield
-    except (DataError, StoreError, JobFileError) as error:
+    except (DataError, StoreError, JobFileError, MeasuringProcessDiedError) as error:
         _fail(str(error), error.exit_code)
     except catalog.UnknownModelError as error:
         _fail(str(error), ExitCode.INVALID_CONFIG)
+    except OSError as error:
+        _fail(str(error), ExitCode.STORE_UNAVAILABLE)
 
 
 def _fail(message: str, code: ExitCode) -> NoReturn:

@@ -16,7 +16,8 @@ LONGEST_LINE = 64 * 1024 * 1024
 READ_ON = 64 * 1024
 """Bytes that are read along with a part, for its last line's end."""
 
-_BLOCK = 1024 * 1024
+_BLOCKS = 16
+"""Times READ_ON that are read at once of a line that goes on beyond that."""
 
 
 class Line(NamedTuple):
@@ -39,22 +40,25 @@ def count_lines(read: Read, begin: int, end: int) -> int:
     return read(begin - 1, end - begin).count(b"\n")
 
 
-def split(read: Read, size: int, begin: int, end: int, *, longest: int = LONGEST_LINE) -> Iterator[Line]:
+def split(
+    read: Read, size: int, begin: int, end: int, *, longest: int = LONGEST_LINE, read_on: int = READ_ON
+) -> Iterator[Line]:
     """The lines of a file of `size` bytes that begin at bytes begin..end-1, in order.
 
     Args:
         longest: lines with more bytes come without their content.
+        read_on: bytes that are read beyond `end` at once.
     """
     # The byte before tells whether a line begins with the part.
     first = max(begin - 1, 0)
-    data = read(first, min(end + READ_ON, size) - first)
+    data = read(first, min(end + read_on, size) - first)
     at = 0 if begin == 0 else data.find(b"\n") + 1
     if begin and not at:
         return
     while (offset := first + at) < end:
         newline = data.find(b"\n", at)
         if newline < 0:
-            yield _last(read, size, offset, data[at:], longest)
+            yield _last(read, size, offset, data[at:], longest, _BLOCKS * read_on)
             return
         yield _line(offset, newline - at, data[at:newline], longest)
         at = newline + 1
@@ -64,11 +68,11 @@ def _line(offset: int, size: int, content: bytes, longest: int) -> Line:
     return Line(offset, size, content if size <= longest else None)
 
 
-def _last(read: Read, size: int, offset: int, head: bytes, longest: int) -> Line:
+def _last(read: Read, size: int, offset: int, head: bytes, longest: int, block_size: int) -> Line:
     """The line whose first bytes are `head`; its end is looked for in what follows, in bounded memory."""
     held, length = [head], len(head)
     while offset + length < size:
-        block = read(offset + length, min(_BLOCK, size - offset - length))
+        block = read(offset + length, min(block_size, size - offset - length))
         newline = block.find(b"\n")
         held.append(block if newline < 0 else block[:newline])
         length += len(held[-1])

@@ -33,6 +33,7 @@ class SourceIndex:
     Attributes:
         source: the data set.
         header: what is known of the whole.
+        files: where the node has them.
         built: whether it was built when it was opened, and not found.
     """
 
@@ -42,7 +43,7 @@ class SourceIndex:
         self.source = source
         self.header = header
         self.built = built
-        self._files = files
+        self.files = files
         self._annotation = annotation
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class SourceIndex:
     @cached_property
     def rows(self) -> np.ndarray:
         """ROW[samples], read-only."""
-        return np.memmap(self._files.rows, dtype=ROW, mode="r")
+        return np.memmap(self.files.rows, dtype=ROW, mode="r")
 
     def record(self, row: int) -> Record:
         """Read and parse the line of a good sample again.
@@ -70,7 +71,7 @@ class SourceIndex:
 
     def bad_samples(self) -> Iterator[BadSample]:
         """Every sample that cannot be used, in the order of the file, one at a time."""
-        with self._files.bad_samples.open("rb") as file:
+        with self.files.bad_samples.open("rb") as file:
             for line in file:
                 yield BadSample(**json.loads(line))
 
