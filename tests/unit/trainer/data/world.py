@@ -29,7 +29,7 @@ def text_record(number: int, answer: str = "a1") -> dict[str, Any]:
     return {"id": number, "conversations": turns}
 
 
-def image_record(number: int, image: str | list[str], width: Any = None, height: Any = None) -> dict[str, Any]:
+def image_record(number: int | str, image: str | list[str], width: Any = None, height: Any = None) -> dict[str, Any]:
     """A record with images, each placed by a placeholder."""
     count = 1 if isinstance(image, str) else len(image)
     turns = [{"from": "human", "value": "<image>\n" * count + "q2"}, {"from": "gpt", "value": "ok"}]
