@@ -42,11 +42,11 @@ class AnnotationFile(Protocol):
         """
 
 
-def open_annotation(uri: str, store: ObjectStore, cache: Path, *, copy_limit: int = COPY_LIMIT) -> AnnotationFile:
+def open_annotation(uri: str, store: ObjectStore, cache: Path) -> AnnotationFile:
     """An annotation file by its URI or path.
 
     A local file is read where it is. An object is copied into `cache`, once for all processes of the node, or, where
-    it is larger than `copy_limit` bytes, read by ranges.
+    it is larger than COPY_LIMIT, read by ranges.
 
     Raises:
         MetaError: it does not exist.
@@ -58,7 +58,7 @@ def open_annotation(uri: str, store: ObjectStore, cache: Path, *, copy_limit: in
     found = next((info for info in store.list(uri) if info.uri == uri), None)
     if found is None:
         raise _absent(uri)
-    if found.size > copy_limit:
+    if found.size > COPY_LIMIT:
         return RemoteFile(store, found)
     return LocalFile(_copied(found, store, cache), name=uri, fingerprint=_fingerprint(found))
 
