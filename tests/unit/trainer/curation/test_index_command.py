@@ -86,7 +86,7 @@ def test_a_missing_annotation_is_named(meta: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_told(meta: Path) -> None:
-    meta.with_name("cache").write_text("a file where the folder should be")
-    result = run(meta)
+    # The meta JSON is a file, in which no folder can be made.
+    result = run(meta, "--cache", f"{meta}/cache")
     assert result.exit_code == ExitCode.STORE_UNAVAILABLE
-    assert str(meta.with_name("cache")) in result.output
+    assert f"{meta}/cache" in result.output
