@@ -23,14 +23,12 @@ from internvl_trainer.data.loss_weights import LossReweighting, token_weights
 from internvl_trainer.data.media import MediaCache
 from internvl_trainer.data.packing import EpochPlan, plan_epoch
 from internvl_trainer.data.samples import Sample, SampleReader
+from internvl_trainer.data.seeding import Purpose
 from internvl_trainer.data.sources import draws_of_epoch
 from internvl_trainer.data.tokenizer import Tokenizer
 from internvl_trainer.storage import ObjectStore
 
 _log = logging.getLogger(__name__)
-
-# What a seed is used for; one number each, so that no two draws share a stream.
-_ORDER, _REPEAT, _JPEG = 1, 2, 3
 
 _READERS = 4
 """Threads that fetch and decode the images of one pack."""
@@ -126,7 +124,7 @@ class PackStream:
 
     def _tiles(self, epoch: _Epoch, draws: np.ndarray, samples: list[Sample]) -> np.ndarray:
         def load(draw: int, sample: Sample) -> np.ndarray:
-            key = (self._data.seed, _JPEG, epoch.number, int(draw))
+            key = (self._data.seed, Purpose.JPEG, epoch.number, int(draw))
             return self._reader.load_tiles(sample, key)
 
         return np.concatenate(list(self._readers.map(load, draws, samples)))
@@ -155,7 +153,7 @@ class PackStream:
         chosen = [
             good[
                 draws_of_epoch(
-                    len(good), index.source.repeat_time, key=(seed, _REPEAT, index.source.number), epoch=epoch
+                    len(good), index.source.repeat_time, key=(seed, Purpose.REPEAT, index.source.number), epoch=epoch
                 )
             ]
             for index, good in zip(self._index, self._good, strict=True)
@@ -164,7 +162,7 @@ class PackStream:
         if not len(source):
             raise MetaError(f"meta {self._data.meta}: with these repeat_time values an epoch has no sample; raise one")
         rows = np.concatenate([index.rows[draws] for index, draws in zip(self._index, chosen, strict=True)])
-        order = seeding.permutation(len(source), seed, _ORDER, epoch)
+        order = seeding.permutation(len(source), seed, Purpose.ORDER, epoch)
         plan = plan_epoch(order, rows["tokens"].astype(np.int64), rows["tiles"].astype(np.int64), self._reader.limits)
         return _Epoch(epoch, source, np.concatenate(chosen), plan)
 

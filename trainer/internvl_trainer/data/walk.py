@@ -153,8 +153,8 @@ class Walk:
         epoch, window, taken = start.epoch, start.window, start.taken
         if window >= self.windows or taken > len(self._packs(epoch, window)):
             raise StalePositionError(
-                f"epoch {epoch} has no pack {taken} in window {window}, where the first {start.packs} packs are said to "
-                "end; go on with the data sets, repeats and limits that the stage began with"
+                f"epoch {epoch} has no pack {taken} in window {window}, where the first {start.packs} packs end; "
+                "go on with the data sets, repeats and limits that the stage began with"
             )
         packs, samples = start.packs, start.samples
         empty = 0
