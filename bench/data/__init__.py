@@ -1,0 +1,1 @@
+"""Benchmarks of the data path; `python -m bench.data` lists them."""
