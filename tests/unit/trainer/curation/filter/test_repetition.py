@@ -120,4 +120,4 @@ def test_a_megabyte_is_looked_at_whole() -> None:
     text = PROSE * (1_000_000 // len(PROSE)) + "and so on " * 50
     assert repeated_share(text) > 0.9
     assert loop_at_end(text).redundant >= 480
-    assert loop_at_end(PROSE * 300).redundant >= 299 * len(PROSE) - 600
+    assert loop_at_end(PROSE * 300).redundant > 0.98 * 299 * len(PROSE)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from internvl_trainer.curation.filter.rules.rule import Measured, answers, excerpt, largest
 from internvl_trainer.data.records import Turn
 
-_END = re.compile(r"(?<=[.!?])\s+|[。！？；\n]+")
+# The second half is the full stop, exclamation mark, question mark and semicolon of Chinese.
+_END = re.compile("(?<=[.!?])\\s+|[\u3002\uff01\uff1f\uff1b\n]+")
 
 
 def longest_sentence(turns: Sequence[Turn]) -> Measured:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from internvl_trainer.curation.filter.rules.rule import Measured, excerpt, largest
 from internvl_trainer.data.records import Turn
 
-_ZEROS = re.compile(r"[0０](?:[ ,.;|\t\n]{0,2}[0０])+")
+_WIDE_ZERO = "\uff10"
+_ZEROS = re.compile(rf"[0{_WIDE_ZERO}](?:[ ,.;|\t\n]{{0,2}}[0{_WIDE_ZERO}])+")
 _RUN = re.compile(r"(.)\1{7,}", re.DOTALL)
 
 
 def zeros(turns: Sequence[Turn]) -> Measured:
     """How many zeros follow one another, with at most two separators between neighbours: 0000, 0, 0, 0 or 0.0 0.0."""
     runs = [match.group() for turn in turns for match in _ZEROS.finditer(turn.text)]
-    return largest([Measured(run.count("0") + run.count("０"), excerpt(run)) for run in runs])
+    return largest([Measured(run.count("0") + run.count(_WIDE_ZERO), excerpt(run)) for run in runs])
 
 
 def one_character(turns: Sequence[Turn]) -> Measured:
