@@ -216,12 +216,12 @@ PROSE = ". ".join(PROSE[start : start + 90] for start in range(0, len(PROSE), 90
 """500 words of no language, without repetition beyond chance."""
 
 BAD: dict[str, tuple[str, set[str]]] = {
-    "ha, no spaces": ("ha" * 50, {"repetition"}),
-    "ha, spaces": ("ha " * 50, {"repetition"}),
-    "three words, twenty times": ("the cat sat " * 20, {"repetition", "endless-loop"}),
-    "sentence, over and over": ("The image shows a cat sitting on a mat. " * 12, {"repetition", "endless-loop"}),
-    "chinese loop": ("这是一只可爱的小猫。" * 15, {"repetition", "endless-loop"}),
-    "chinese loop after text": (CHINESE + "他说的是真的。" * 30, {"repetition", "endless-loop"}),
+    "ha, no spaces": ("ha" * 50, {"repeated-text"}),
+    "ha, spaces": ("ha " * 50, {"repeated-text"}),
+    "three words, twenty times": ("the cat sat " * 20, {"repeated-text", "endless-loop"}),
+    "sentence, over and over": ("The image shows a cat sitting on a mat. " * 12, {"repeated-text", "endless-loop"}),
+    "chinese loop": ("这是一只可爱的小猫。" * 15, {"repeated-text", "endless-loop"}),
+    "chinese loop after text": (CHINESE + "他说的是真的。" * 30, {"repeated-text", "endless-loop"}),
     "loop at the end of a long answer": (PROSE + " " + "and so on and on " * 12, {"endless-loop"}),
     "loop cut within a word": (PROSE + " " + ("wait, let me check again. " * 9)[:-4], {"endless-loop"}),
     "loop with changing punctuation": (
@@ -231,11 +231,11 @@ BAD: dict[str, tuple[str, set[str]]] = {
     "loop of a long period": (PROSE + "\n" + (CHINESE + "\n") * 4, {"endless-loop"}),
     "loop in the middle": (
         "Let me think. " + "I should check the angle again. " * 15 + "The answer is 30 degrees.",
-        {"repetition"},
+        {"repeated-text"},
     ),
-    "the whole text twice": (REASONING + REASONING, {"repetition", "duplicate-lines"}),
-    "a paragraph three times": ((RECIPE + "\n") * 3, {"repetition", "duplicate-lines"}),
-    "the same line": ("The sky is blue.\n" * 8, {"repetition", "duplicate-lines", "endless-loop"}),
+    "the whole text twice": (REASONING + REASONING, {"repeated-text", "duplicate-lines"}),
+    "a paragraph three times": ((RECIPE + "\n") * 3, {"repeated-text", "duplicate-lines"}),
+    "the same line": ("The sky is blue.\n" * 8, {"repeated-text", "duplicate-lines", "endless-loop"}),
     "zeros": ("The value is 0." + "0" * 200, {"zero-run", "character-run"}),
     "zeros with separators": ("Embedding: [" + "0.0, " * 80 + "]", {"zero-run"}),
     "one letter": ("It hurts: a" + "a" * 300 + "!", {"character-run"}),

@@ -10,7 +10,7 @@ from internvl_trainer.data.records import Turn
 __all__ = ["BY_NAME", "RULES", "Finding", "Measured", "Rule"]
 
 
-def _repetition(turns: Sequence[Turn]) -> Measured:
+def _repeated_text(turns: Sequence[Turn]) -> Measured:
     shares = [(repetition.repeated_share(text), text) for text in answers(turns)]
     return largest([Measured(share, excerpt(text[-160:])) for share, text in shares if share])
 
@@ -48,11 +48,11 @@ RULES: tuple[Rule, ...] = (
         is_repetition=True,
     ),
     Rule(
-        "repetition",
+        "repeated-text",
         "part of an answer in ten words (characters where a script has no spaces) that it has already had",
         "share",
         0.3,
-        _repetition,
+        _repeated_text,
         is_repetition=True,
     ),
     Rule(

@@ -1,0 +1,63 @@
+"""One line of a data set, judged by the heuristic rules. Pure: bytes in, flags out."""
+
+from typing import NamedTuple
+
+from internvl_trainer.curation.filter.policy import MALFORMED, Action, Policy
+from internvl_trainer.curation.filter.rules import RULES, Finding
+from internvl_trainer.data.errors import BadSampleError
+from internvl_trainer.data.records import Record, parse_record
+
+
+class Flag(NamedTuple):
+    """A finding, and what the policy does about it."""
+
+    rule: str
+    value: float | None
+    limit: float | None
+    detail: str
+    action: Action
+
+
+class Fate:
+    """The files that a line can end in."""
+
+    KEPT = "kept"
+    REMOVED = "removed"
+    REVIEW = "review"
+
+
+def flagged(finding: Finding, action: Action) -> Flag:
+    """A flag for a finding."""
+    return Flag(*finding, action)
+
+
+def fate(flags: tuple[Flag, ...], decision: str | None = None) -> str:
+    """Where a line goes: a person's decision comes first, then the strictest flag."""
+    if decision is not None:
+        return Fate.KEPT if decision == "keep" else Fate.REMOVED
+    if any(flag.action is Action.REMOVE for flag in flags):
+        return Fate.REMOVED
+    return Fate.REVIEW if flags else Fate.KEPT
+
+
+def parsed(line: bytes, source: str, line_number: int) -> Record | BadSampleError:
+    """The sample of a line, or why there is none."""
+    try:
+        return parse_record(line, source=source, line_number=line_number)
+    except BadSampleError as error:
+        return error
+
+
+def examine(line: bytes, source: str, line_number: int, policy: Policy) -> tuple[Flag, ...]:
+    """What the rules find in one line, in the order of their table."""
+    record = parsed(line, source, line_number)
+    if isinstance(record, BadSampleError):
+        settings = policy.rule(MALFORMED)
+        return (Flag(MALFORMED, None, None, str(record), settings.action),) if settings.enabled else ()
+    exempt = policy.source(source)
+    findings = (
+        (rule.judge(record.turns, policy.rule(rule.name).limit), policy.rule(rule.name).action)
+        for rule in RULES
+        if policy.rule(rule.name).enabled and not exempt.exempts(rule.name)
+    )
+    return tuple(flagged(finding, action) for finding, action in findings if finding is not None)
