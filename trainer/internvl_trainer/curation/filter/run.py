@@ -118,7 +118,10 @@ def _prepare(request: Request, store: ObjectStore, scratch: Path, stage: Stage) 
     ]
     total = sum(file.size for file in files)
     # A process takes a second to start; a small file is judged before.
-    with processes(min(request.workers, total // RANGE + 1)) as workers, stage("judging by rules", total, "bytes") as advance:
+    with (
+        processes(min(request.workers, total // RANGE + 1)) as workers,
+        stage("judging by rules", total, "bytes") as advance,
+    ):
         for each in prepared:
             write_spool(each.file.path, each.name, request.policy, each.spool, workers, advance)
     return prepared
