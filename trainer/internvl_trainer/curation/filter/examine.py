@@ -1,10 +1,11 @@
 """One line of a data set, judged by the heuristic rules. Pure: bytes in, flags out."""
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from internvl_trainer.curation.filter.policy import MALFORMED, Action, Policy
 from internvl_trainer.curation.filter.rules import RULES, Finding
-from internvl_trainer.data.errors import BadSampleError
+from internvl_trainer.data.errors import BadSampleError, MalformedRecordError
 from internvl_trainer.data.records import Record, parse_record
 
 
@@ -18,7 +19,7 @@ class Flag(NamedTuple):
     action: Action
 
 
-class Fate:
+class Fate(StrEnum):
     """The files that a line can end in."""
 
     KEPT = "kept"
@@ -31,7 +32,7 @@ def flagged(finding: Finding, action: Action) -> Flag:
     return Flag(*finding, action)
 
 
-def fate(flags: tuple[Flag, ...], decision: str | None = None) -> str:
+def fate(flags: tuple[Flag, ...], decision: str | None = None) -> Fate:
     """Where a line goes: a person's decision comes first, then the strictest flag."""
     if decision is not None:
         return Fate.KEPT if decision == "keep" else Fate.REMOVED
@@ -46,6 +47,8 @@ def parsed(line: bytes, source: str, line_number: int) -> Record | BadSampleErro
         return parse_record(line, source=source, line_number=line_number)
     except BadSampleError as error:
         return error
+    except RecursionError:
+        return MalformedRecordError(f"{source}:line {line_number}", "JSON that is nested too deeply")
 
 
 def examine(line: bytes, source: str, line_number: int, policy: Policy) -> tuple[Flag, ...]:

@@ -39,7 +39,7 @@ class Tally:
     rules: dict[str, RuleTally] = field(default_factory=dict)
     scores: dict[str, Counter[int]] = field(default_factory=dict)
 
-    def count(self, line: int, flags: tuple[Flag, ...], fate: str, decision: str | None) -> None:
+    def count(self, line: int, flags: tuple[Flag, ...], fate: Fate, decision: str | None) -> None:
         """One sample."""
         self.samples += 1
         self.fates[fate] += 1

@@ -180,7 +180,7 @@ def _sort(
     request: Request,
     each: _Prepared,
     scores: "Journal | None",
-    sinks: Mapping[str, BinaryIO],
+    sinks: Mapping[Fate, BinaryIO],
     advance: Callable[[int], None],
 ) -> report.Tally:
     """Write every line of one data set into the file where it belongs."""
@@ -224,7 +224,7 @@ def _judged(request: Request, each: _Prepared, line: Line, scores: "Journal", ta
     return tuple(flags)
 
 
-def _row(each: _Prepared, line: Line, flags: tuple[Flag, ...], where: str, decision: str | None) -> bytes:
+def _row(each: _Prepared, line: Line, flags: tuple[Flag, ...], where: Fate, decision: str | None) -> bytes:
     """A line of removed.jsonl or review.jsonl: what was found, where the line is, and the line itself."""
     fields = _fields(line)
     row: dict[str, Any] = {} if where == Fate.REMOVED and decision is None else {"decision": decision}
