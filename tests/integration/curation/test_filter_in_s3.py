@@ -66,7 +66,7 @@ def test_a_bucket_without_the_annotation(s3_server: S3Server, tmp_path: Path) ->
 @pytest.mark.timeout(120)
 def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     answer = " ".join(str(n) for n in range(200))
-    count = 2 * RANGE // len(sample(answer, 1))
+    count = 6 * RANGE // 5 // len(sample(answer, 1))
     with (tmp_path / "a.jsonl").open("w") as sink:
         for number in range(count):
             sink.write(sample(LOOP if number % 100 == 7 else answer, number))

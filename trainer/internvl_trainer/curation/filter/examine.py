@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from internvl_trainer.curation.filter.policy import MALFORMED, Action, Policy
-from internvl_trainer.curation.filter.rules import RULES, Finding
+from internvl_trainer.curation.filter.rules import RULES
 from internvl_trainer.data.errors import BadSampleError, MalformedRecordError
 from internvl_trainer.data.records import Record, parse_record
 
@@ -25,11 +25,6 @@ class Fate(StrEnum):
     KEPT = "kept"
     REMOVED = "removed"
     REVIEW = "review"
-
-
-def flagged(finding: Finding, action: Action) -> Flag:
-    """A flag for a finding."""
-    return Flag(*finding, action)
 
 
 def fate(flags: tuple[Flag, ...], decision: str | None = None) -> Fate:
@@ -57,10 +52,11 @@ def examine(line: bytes, source: str, line_number: int, policy: Policy) -> tuple
     if isinstance(record, BadSampleError):
         settings = policy.rule(MALFORMED)
         return (Flag(MALFORMED, None, None, str(record), settings.action),) if settings.enabled else ()
-    exempt = policy.source(source)
-    findings = (
-        (rule.judge(record.turns, policy.rule(rule.name).limit), policy.rule(rule.name).action)
-        for rule in RULES
-        if policy.rule(rule.name).enabled and not exempt.exempts(rule.name)
-    )
-    return tuple(flagged(finding, action) for finding, action in findings if finding is not None)
+    exempt, flags = policy.source(source), []
+    for rule in RULES:
+        settings = policy.rule(rule.name)
+        if settings.enabled and not exempt.exempts(rule.name):
+            finding = rule.judge(record.turns, settings.limit)
+            if finding is not None:
+                flags.append(Flag(*finding, settings.action))
+    return tuple(flags)

@@ -123,6 +123,10 @@ class SourceSettings(_Settings):
         return check in self.exempt or (is_repetition and REPETITION in self.exempt)
 
 
+_DEFAULT_RULE = RuleSettings()
+_DEFAULT_SOURCE = SourceSettings()
+
+
 class Policy(_Settings):
     """Rules by name, data sets by name or pattern (`ai2d*`; the first that fits), and a judge, or none."""
 
@@ -139,14 +143,14 @@ class Policy(_Settings):
 
     def rule(self, name: str) -> RuleSettings:
         """The settings of a rule, given or default."""
-        return self.rules.get(name, RuleSettings())
+        return self.rules.get(name, _DEFAULT_RULE)
 
     def source(self, name: str) -> SourceSettings:
         """The settings of a data set: those under its own name, else of the first pattern that fits, else defaults."""
         if name in self.sources:
             return self.sources[name]
         fitting = (settings for pattern, settings in self.sources.items() if fnmatchcase(name, pattern))
-        return next(fitting, SourceSettings())
+        return next(fitting, _DEFAULT_SOURCE)
 
 
 def read_policy(path: Path) -> Policy:

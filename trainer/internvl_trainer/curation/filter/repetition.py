@@ -14,6 +14,9 @@ N = 10
 REPEATS = 3
 """Periods that make a loop: what is said twice is emphasis."""
 
+SMALLEST = 12
+"""Characters beyond the first period from which on something is a loop of characters: "hahaha" is none."""
+
 LONGEST_WORD = 40
 """Characters. What is longer is no word ("hahaha...") and is looked at by characters, unless it is a URL."""
 
@@ -52,16 +55,18 @@ def repeated_share(text: str, n: int = N) -> float:
     of what is repeated is not counted: a text given twice has 0.5.
     """
     units = _units(text)
+    grams = list(zip(*(units[shift:] for shift in range(n)), strict=False))
+    if len(set(grams)) == len(grams):
+        return 0.0
     seen: set[tuple[str, ...]] = set()
     repeated = reach = 0
-    for start in range(len(units) - n + 1):
-        gram = tuple(units[start : start + n])
+    for start, gram in enumerate(grams):
         if gram in seen:
             repeated += sum(map(len, units[max(start, reach) : start + n]))
             reach = start + n
         else:
             seen.add(gram)
-    return repeated / total if (total := sum(map(len, units))) else 0.0
+    return repeated / sum(map(len, units))
 
 
 def loop_at_end(text: str) -> Loop:
@@ -72,8 +77,11 @@ def loop_at_end(text: str) -> Loop:
     """
     characters = " ".join(text.casefold().split())
     words = _units(text)
-    loops = [_loop(characters[::-1]), _loop(words[::-1]), _loop(words[-2::-1])]
-    return max(loops, key=lambda loop: loop.redundant)
+    loops = [_loop(words[end::-1]) for end in (-1, -2) if len(words) >= -end and words.count(words[end]) >= REPEATS]
+    # What a loop ends with, it also has one period before: most texts need no closer look.
+    if characters.find(characters[-SMALLEST:], 0, -1) >= 0:
+        loops.append(_loop(characters[::-1]))
+    return max(loops, key=lambda loop: loop.redundant, default=Loop(0, 0.0, 0))
 
 
 def _loop(backwards: Sequence[str]) -> Loop:

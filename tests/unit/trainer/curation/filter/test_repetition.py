@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_trainer.curation.filter.repetition import REPEATS, _loop, loop_at_end, ngram_repetition, repeated_share
+from internvl_trainer.curation.filter.repetition import (
+    REPEATS,
+    SMALLEST,
+    _loop,
+    loop_at_end,
+    ngram_repetition,
+    repeated_share,
+)
 from tests.unit.trainer.curation.filter.samples import PROSE
 
 pytestmark = pytest.mark.unit
@@ -32,7 +39,8 @@ def test_the_released_metric_misses_loops_that_ours_finds() -> None:
 
 @given(letters, st.integers(4, 40))
 def test_a_text_of_any_period_is_a_loop(period: str, times: int) -> None:
-    assert loop_at_end(period * times).redundant >= (times - 1) * len(period)
+    redundant = (times - 1) * len(period)
+    assert loop_at_end(period * times).redundant >= redundant * (redundant >= SMALLEST)
 
 
 @given(letters, st.integers(REPEATS, 20), st.data())
@@ -41,7 +49,8 @@ def test_a_loop_at_the_end_is_found_after_any_text_and_cut_anywhere(
 ) -> None:
     cut = data.draw(st.integers(0, len(period) - 1))
     loop = loop_at_end(f"{PROSE} {period * times}{period[:cut]}")
-    assert loop.redundant >= (times - 1) * len(period)
+    redundant = (times - 1) * len(period)
+    assert loop.redundant >= redundant * (redundant >= SMALLEST)
 
 
 @given(words, st.integers(3, 20))
