@@ -1,7 +1,8 @@
 """`internvl data filter` against a real endpoint on loopback: scores, faults, pace, and going on after a kill."""
 
 import json
-import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,17 +282,23 @@ def test_a_text_that_no_request_can_hold_is_asked_all_the_same(desk: Desk, judge
     assert "\ufffd" in judge.asked[0].conversation
 
 
+def stopped_in_the_middle(desk: Desk, judge: JudgeServer, by: signal.Signals) -> tuple[int, str]:
+    """Exit code and error output of a process that got a signal after its twentieth question."""
+    command = [sys.executable, "-m", "internvl_trainer.curation", *desk.arguments()]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(judge.asked) < 20 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(by)
+        _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
 def test_killed_in_the_middle_it_goes_on_where_it_was(desk: Desk, judge: JudgeServer) -> None:
     desk.write([f"Answer {n}." for n in range(60)])
     desk.set(judge, concurrency=4)
     judge.behaviour = lambda asked, number: Answer(delay=0.05)
-    command = [sys.executable, "-m", "internvl_trainer.curation", *desk.arguments()]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ) as process:
-        deadline = time.monotonic() + 60
-        while len(judge.asked) < 20 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    assert stopped_in_the_middle(desk, judge, signal.SIGKILL)[0] == -signal.SIGKILL
     before = len(judge.asked)
     assert 20 <= before < 60
     assert not desk.output.exists()
@@ -304,6 +311,38 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(desk: Desk, judge: JudgeSe
     # Only what was under way when it was killed, one question for each connection, is asked again, and once.
     assert max(times.values()) <= 2
     assert sum(count == 2 for count in times.values()) <= 4
+
+
+def test_interrupted_it_says_how_to_go_on(desk: Desk, judge: JudgeServer) -> None:
+    desk.write([f"Answer {n}." for n in range(60)])
+    desk.set(judge, concurrency=4)
+    judge.behaviour = lambda asked, number: Answer(delay=0.05)
+    code, errors = stopped_in_the_middle(desk, judge, signal.SIGINT)
+    assert code == ExitCode.INTERRUPTED
+    assert "scores so far are in the journal, the same command goes on" in errors
+    assert not desk.output.exists()
+
+
+def test_the_commands_of_the_page_work(
+    desk: Desk, judge: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tasks" / "filter-data.md").read_text()
+    commands = re.findall(r"^    internvl data (filter .+)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    (policy,) = re.findall(r"```yaml\n(.+?)```", page, re.DOTALL)
+    desk.write(["Yes, the answer is four.", "the cat sat " * 40])
+    desk.policy.write_text(policy.replace("http://judge:8000/v1", judge.url))
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        if "--apply-review" not in command:
+            shutil.rmtree("filtered", ignore_errors=True)
+        elif not Path("filtered").exists():
+            assert (
+                CliRunner().invoke(data, ["filter", "meta.json", "filtered", "--policy", "policy.yaml"]).exit_code == 0
+            )
+        result = CliRunner().invoke(data, command.split())
+        assert result.exit_code == 0, result.output
+    assert Path("final/review.jsonl").exists()
 
 
 def test_two_runs_cannot_share_a_journal(desk: Desk, judge: JudgeServer) -> None:

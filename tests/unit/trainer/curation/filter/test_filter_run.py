@@ -54,7 +54,7 @@ class Desk:
         return CliRunner().invoke(data, ["filter", str(self.folder / "meta.json"), place, "--workers", "1", *more])
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.output / name).read_text().splitlines()]
+        return [json.loads(line) for line in (self.output / name).read_bytes().splitlines()]
 
 
 @pytest.fixture
