@@ -228,6 +228,10 @@ BAD: dict[str, tuple[str, set[str]]] = {
         PROSE + " " + "".join(f"let me think about it{mark} " for mark in ".!?,;.!?,;"),
         {"endless-loop"},
     ),
+    "loop with changing punctuation, cut within a word": (
+        PROSE + " " + "".join(f"let me think about it{mark} " for mark in ".!?,;.!?,;") + "let me thi",
+        {"endless-loop"},
+    ),
     "loop of a long period": (PROSE + "\n" + (CHINESE + "\n") * 4, {"endless-loop"}),
     "loop in the middle": (
         "Let me think. " + "I should check the angle again. " * 15 + "The answer is 30 degrees.",

@@ -131,7 +131,7 @@ class Endpoint:
             return None
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds until the next try: what the endpoint asks for, else a random time that grows."""
+        """Seconds until the next try, a random time that grows; 0 where the endpoint names a pause for all requests."""
         error = state.outcome.exception() if state.outcome else None
         asked = retry_after(error.response.headers) if isinstance(error, openai.APIStatusError) else None
         if asked is None:
@@ -142,7 +142,7 @@ class Endpoint:
                 "run the same command again after that, or lower judge.requests_per_minute"
             )
         self._pace.hold(asked)
-        return asked
+        return 0.0
 
     def _fault(self, error: openai.APIStatusError) -> Exception:
         """What an error of the endpoint means; the error itself where it concerns this request alone."""
