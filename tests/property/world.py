@@ -1,7 +1,8 @@
 """A small world for `plan`: one run, its jobs and pods, an object store and a clock, with all that can go wrong.
 
 It keeps the status as JSON under a resourceVersion, as the API server does, and checks at every creation of a job the
-two promises that everything rests on: one live job per run, and stages in order, each from a verified checkpoint.
+promises that everything rests on: one live job per run, and stages in order, each from a verified checkpoint and with
+its data indexed.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +11,22 @@ from typing import Any
 
 from internvl_operator.api.spec import TrainingSpec
 from internvl_operator.api.status import TrainingStatus
-from internvl_operator.domain import queries
-from internvl_operator.domain.actions import Action, CreateJob, DeleteJob, UpdateStatus
+from internvl_operator.domain import indexing, queries
+from internvl_operator.domain.actions import (
+    Action,
+    CreateIndexJob,
+    CreateJob,
+    DeleteIndexJob,
+    DeleteJob,
+    UpdateStatus,
+)
 from internvl_operator.domain.plan import plan
+from internvl_operator.domain.stages import expand
 from internvl_operator.domain.state import (
     AttemptKey,
     ChildJob,
     GateResult,
+    IndexJob,
     JobPhase,
     NotThere,
     Observed,
@@ -81,16 +91,49 @@ class Job:
 
 
 @dataclass
+class Index:
+    """An index Job with its pod, which outlives it by its grace period."""
+
+    create: CreateIndexJob
+    uid: str
+    phase: JobPhase = JobPhase.CREATED
+    exists: bool = True
+    pod_alive: bool = True
+    failures: tuple[PodFailure, ...] = ()
+    is_hopeless: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it exists and has not ended."""
+        return self.exists and self.phase in (JobPhase.CREATED, JobPhase.RUNNING)
+
+
+def indexed(spec: TrainingSpec) -> dict[str, Any]:
+    """The status of a run whose stages' data is all indexed, and of which nothing else is known yet."""
+    stages = [
+        {"name": stage.name, "dataIndex": {"job": indexing.job_name(RUN.name, stage), "state": "Indexed"}}
+        for stage in expand(spec).stages
+    ]
+    return {"stages": stages}
+
+
+@dataclass
 class World:
-    """One run and everything around it."""
+    """One run and everything around it. Unless `data_indexed` is False, its data was indexed before."""
 
     spec: TrainingSpec
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     stored: dict[str, Any] = field(default_factory=dict)
     resource_version: int = 0
     jobs: list[Job] = field(default_factory=list)
+    indexes: list[Index] = field(default_factory=list)
     manifests: dict[str, ManifestRef] = field(default_factory=dict)
     reports: dict[AttemptKey, ProgressReport] = field(default_factory=dict)
+    data_indexed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.data_indexed and not self.stored:
+            self.stored = indexed(self.spec)
 
     # ---- what the operator does ------------------------------------------------------------------------------------
 
@@ -110,6 +153,9 @@ class World:
             jobs=jobs,
             live_pods={job.key: (f"{job.create.name}-worker-0",) for job in self.jobs if job.pods_alive},
             pod_failures={job.key: (job.failure,) for job in self.jobs if job.failure},
+            index_jobs=tuple(self._index_child(index) for index in self.indexes if index.exists),
+            live_index_pods=tuple(f"{index.create.name}-{index.uid}" for index in self.indexes if index.pod_alive),
+            index_failures={index.uid: index.failures for index in self.indexes if index.failures},
             gates={query.key: self._gate(query.stage) for query in queries.gate_queries(self.spec, RUN, status, jobs)},
             sources={
                 query.component: SourceReady(ManifestRef(uri="s3://models/m", sha256=DIGEST))
@@ -135,17 +181,25 @@ class World:
                     self._create(action)
                 case DeleteJob(uid=uid):
                     self._delete(uid)
+                case CreateIndexJob():
+                    self._create_index(action)
+                case DeleteIndexJob(uid=uid):
+                    for index in self.indexes:
+                        index.exists = index.exists and index.uid != uid
                 case _:
                     pass
 
     def settle(self, passes: int = 20) -> None:
         """Pass after pass until the operator has nothing more to do."""
         for _ in range(passes):
-            before = (self.stored, len(self.jobs), [job.exists for job in self.jobs])
+            before = self._children()
             self.act(*self.think())
-            if before == (self.stored, len(self.jobs), [job.exists for job in self.jobs]):
+            if before == self._children():
                 return
         raise AssertionError(f"the operator does not come to rest: {self.stored}")
+
+    def _children(self) -> object:
+        return self.stored, [job.exists for job in self.jobs], [index.exists for index in self.indexes]
 
     # ---- what else happens -----------------------------------------------------------------------------------------
 
@@ -153,6 +207,29 @@ class World:
     def current(self) -> Job | None:
         """The job that exists and has not finished."""
         return next((job for job in self.jobs if job.exists and not job.finished_at), None)
+
+    @property
+    def index(self) -> Index | None:
+        """The index Job that exists and has not finished."""
+        return next((index for index in self.indexes if index.is_live), None)
+
+    def start_indexing(self) -> None:
+        if index := self.index:
+            index.phase = JobPhase.RUNNING
+
+    def fail_index_pod(self, exit_code: int | None, message: str = "") -> None:
+        """A pod of the index Job fails; another one follows, by the Job controller."""
+        if index := self.index:
+            index.failures += (PodFailure(f"{index.create.name}-{len(index.failures)}", exit_code, message=message),)
+
+    def end_indexing(self, phase: JobPhase, *, hopeless: bool = False) -> None:
+        if index := self.index:
+            index.phase, index.pod_alive, index.is_hopeless = phase, False, hopeless
+
+    def lose_index_job(self) -> None:
+        """Somebody deletes the index Job by hand, whatever has become of it."""
+        for index in self.indexes:
+            index.exists = False
 
     def pass_time(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -199,9 +276,17 @@ class World:
         for job in self.jobs:
             if not job.exists or job.finished_at:
                 job.pods_alive = False
+        for index in self.indexes:
+            index.pod_alive = index.is_live
 
     def suspend(self, value: bool) -> None:
         self.spec = self.spec.model_copy(update={"suspend": value})
+
+    def correct_data(self, **changes: Any) -> None:
+        """The user changes fields of spec.data, which makes another version of the object."""
+        self.spec = self.spec.model_copy(update={"data": self.spec.data.model_copy(update=changes)})
+        self.resource_version += 1
+        self.data_indexed = False
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -213,6 +298,8 @@ class World:
         assert create.name not in names, f"{create.name} is created a second time"
         alive = [job.create.name for job in self.jobs if job.is_live]
         assert not alive, f"{create.name} is created while {alive} live"
+        index = indexing.job_name(RUN.name, create.stage)
+        assert index in self._made(), f"{create.name} is created before {index} has indexed its data"
         earlier = [stage.name for stage in self.spec.stages[: create.stage.index]]
         assert all(stage in self.manifests for stage in earlier), f"{create.name} is created before {earlier} are done"
         if earlier:
@@ -220,6 +307,18 @@ class World:
         stage = self.status.stage(create.stage.name)
         assert stage.attempt == create.attempt, f"{create.name} is created without being on record"
         self.jobs.append(Job(create, f"uid-{len(self.jobs)}", self.now))
+
+    def _create_index(self, create: CreateIndexJob) -> None:
+        if any(index.create.name == create.name and index.exists for index in self.indexes):
+            return
+        alive = [job.create.name for job in self.jobs if job.is_live and job.create.stage.index <= create.stage.index]
+        assert not alive, f"{create.name} is created while {alive} live"
+        assert not any(index.is_live for index in self.indexes), f"{create.name} is created beside another"
+        self.indexes.append(Index(create, f"index-{len(self.indexes)}"))
+
+    def _made(self) -> set[str]:
+        made = {index.create.name for index in self.indexes if index.phase is JobPhase.SUCCEEDED}
+        return made | {stage["dataIndex"]["job"] for stage in indexed(self.spec)["stages"] if self.data_indexed}
 
     def _delete(self, uid: str) -> None:
         for job in self.jobs:
@@ -235,6 +334,10 @@ class World:
         if ref is None:
             return NotThere(f"s3://runs/demo/{RUN.uid}/{stage}/: no manifest of step 10")
         return Verified(ref, 10, LossSummary(first=3.0, last=1.0, steps=10), {Component.VISION: ref})
+
+    @staticmethod
+    def _index_child(index: Index) -> IndexJob:
+        return IndexJob(index.create.name, index.uid, index.phase, is_hopeless=index.is_hopeless)
 
     @staticmethod
     def _child(job: Job) -> ChildJob:

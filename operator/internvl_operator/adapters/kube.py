@@ -60,6 +60,7 @@ class Resource(NamedTuple):
 CONFIG_MAPS = Resource("", "v1", "configmaps")
 PODS = Resource("", "v1", "pods")
 SECRETS = Resource("", "v1", "secrets")
+JOBS = Resource("batch", "v1", "jobs")
 PYTORCH_JOBS = Resource("kubeflow.org", "v1", "pytorchjobs")
 TRAININGS = Resource("training.internvl.dev", "v1alpha1", "internvltrainings")
 EVENTS = Resource("events.k8s.io", "v1", "events")

@@ -9,5 +9,8 @@ RUN_NAME = "training.internvl.dev/name"
 STAGE = "training.internvl.dev/stage"
 ATTEMPT = "training.internvl.dev/attempt"
 
+INDEX = "training.internvl.dev/index"
+"""Of an index Job and its pods, in place of stage and attempt: the Job's name."""
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "internvl-operator"

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     INVALID_PARALLELISM = "InvalidParallelism"
     # Progressing
+    INDEXING_DATA = "IndexingData"
     WAITING_FOR_VISION = "WaitingForVision"
     VISION_SOURCE_NOT_FOUND = "VisionSourceNotFound"
     WAITING_FOR_WEIGHTS = "WaitingForWeights"
@@ -35,6 +36,7 @@ class Reason(StrEnum):
     # Succeeded
     ALL_STAGES_DONE = "AllStagesDone"
     # Failed
+    DATA_INVALID = "DataInvalid"
     RETRY_LIMIT_EXCEEDED = "RetryLimitExceeded"
     USER_ERROR = "UserError"
     HANDOFF_INVALID = "HandoffInvalid"
@@ -66,6 +68,11 @@ MEANINGS: dict[Reason, Meaning] = {
         "Tensor, pipeline and data parallel sizes do not fit the nodes, the model or the batch.",
         "Correct spec.parallelism, spec.resources or the stage that the message names.",
     ),
+    Reason.INDEXING_DATA: Meaning(
+        "Progressing", "A Job reads the stage's data once and records the size of each sample; training follows.",
+        "Look at the Job and its pods. One that cannot start (image, quota, podTemplate) may be deleted once that is "
+        "corrected: it is made again.",
+    ),
     Reason.WAITING_FOR_VISION: Meaning(
         "Progressing", "The run named by spec.vision.from has not published its vision encoder yet.", "Wait."
     ),
@@ -86,7 +93,7 @@ MEANINGS: dict[Reason, Meaning] = {
         "Progressing", "The attempt's job exists or is about to; not all of its pods run yet.", "Look at the pods."
     ),
     Reason.JOB_REJECTED: Meaning(
-        "Progressing", "The API server refused the attempt's job; the message is its own.",
+        "Progressing", "The API server refused the attempt's job, or the index Job; the message is its own.",
         "Correct what it names (quota, admission policy, spec.podTemplate); the operator keeps trying.",
     ),
     Reason.STAGE_RUNNING: Meaning("Progressing", "The attempt's pods run.", ""),
@@ -113,8 +120,12 @@ MEANINGS: dict[Reason, Meaning] = {
         "CheckpointReady", "The newest finished stage's final manifest and all its objects were verified.", ""
     ),
     Reason.ALL_STAGES_DONE: Meaning("Succeeded", "Every stage ended with a verified checkpoint.", ""),
+    Reason.DATA_INVALID: Meaning(
+        "Failed", "The index Job says that the stage's data, or a setting it is read with, is wrong.",
+        "Correct what the message names (`internvl data check` lists every bad sample), and apply a new run.",
+    ),
     Reason.RETRY_LIMIT_EXCEEDED: Meaning(
-        "Failed", "A stage failed more often than spec.runPolicy.retry.limit allows.",
+        "Failed", "A stage, or the index Job before it, failed more often than spec.runPolicy.retry.limit allows.",
         "Read status.failures and the kept pods' logs.",
     ),
     Reason.USER_ERROR: Meaning(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from internvl_operator.api.spec import TrainingSpec
 from internvl_trainer.contract import catalog
+from internvl_trainer.contract.job import DataConfig
 
 
 class Rule(NamedTuple):
@@ -27,7 +28,7 @@ CHANGEABLE = frozenset({"suspend", "runPolicy", "podTemplate"})
 
 def all_rules() -> tuple[Rule, ...]:
     """Every rule of the CRD."""
-    return (*_names(), *_immutable(), *_grid(), *_stage_grid(), *_inputs())
+    return (*_names(), *_immutable(), *_grid(), *_stage_grid(), *_data(), *_inputs())
 
 
 def _names() -> tuple[Rule, ...]:
@@ -150,17 +151,36 @@ def _for_stages(right: str, field: str, problem: str, only_if: str = "") -> Rule
     return Rule("spec", f"self.stages.all(s, {condition})", f"spec.stages[].{field}: {problem}", ".stages")
 
 
-def _inputs() -> tuple[Rule, ...]:
-    data_rules = (
-        _for_stages(
-            f"has(s.data.{name}) || has(self.data.{name})",
-            f"data.{name}",
-            f"must be set, for the stage or for all as spec.data.{name}",
+def _data() -> tuple[Rule, ...]:
+    """What no place may give twice, and what either place must give. A stage that gives meta or mixture drops the
+    other of spec.data, so this makes it exactly one."""
+    one = "give one of meta and mixture"
+    least, most = (
+        f"(has(s.data.{name}) ? s.data.{name} : (has(self.data.{name}) ? self.data.{name} : {default}))"
+        for name, default in (
+            ("minFrames", DataConfig.model_fields["min_frames"].default),
+            ("maxFrames", DataConfig.model_fields["max_frames"].default),
         )
-        for name in ("meta", "tokenizer")
     )
     return (
-        *data_rules,
+        Rule("spec", "!has(self.data.meta) || !has(self.data.mixture)", f"spec.data.mixture: {one}", ".data.mixture"),
+        _for_stages("!has(s.data.meta) || !has(s.data.mixture)", "data.mixture", one),
+        _for_stages(
+            "has(s.data.meta) || has(s.data.mixture) || has(self.data.meta) || has(self.data.mixture)",
+            "data.meta",
+            "must be set, or data.mixture, for the stage or for all in spec.data",
+        ),
+        _for_stages(
+            "has(s.data.tokenizer) || has(self.data.tokenizer)",
+            "data.tokenizer",
+            "must be set, for the stage or for all as spec.data.tokenizer",
+        ),
+        _for_stages(f"{least} <= {most}", "data.minFrames", "must not be more than maxFrames"),
+    )
+
+
+def _inputs() -> tuple[Rule, ...]:
+    return (
         Rule(
             "spec",
             "!has(self.vision) || !has(self.weights.vision)",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from internvl_operator.api.base import UNIQUE, ApiModel, Decimal, ObjectUri, SecretName, StageName, keyed_by
+from internvl_operator.api.data import DataSpec
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.job import Attention
@@ -148,22 +149,6 @@ class VisionSpec(ApiModel):
     """Where the vision encoder comes from, in place of weights.vision."""
 
     from_: VisionFrom = Field(alias="from")
-
-
-class DataSpec(ApiModel):
-    """What to train on. As spec.data these are defaults for all stages; a stage's own fields win one by one."""
-
-    meta: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="URI of InternVL's meta JSON"
-    )
-    tokenizer: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="URI of a folder with tokenizer.json"
-    )
-    max_tiles: int | None = Field(default=None, ge=1, le=512, description="tiles per image at most; default 12")
-    thumbnail: bool | None = Field(default=None, description="whether tiled images get a thumbnail; default true")
-    pack_tokens: int | None = Field(default=None, ge=1, le=1048576, description="tokens per pack; default 16384")
-    pack_tiles: int | None = Field(default=None, ge=1, le=4096, description="tiles per pack; default 48")
-    seed: int | None = Field(default=None, ge=0, le=2147483647, description="of the order of samples; default 42")
 
 
 class RecomputeSpec(ApiModel):

@@ -21,6 +21,7 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     WAITING = "Waiting"
+    INDEXING = "Indexing"
     RUNNING = "Running"
     RESTARTING = "Restarting"
     SUSPENDED = "Suspended"
@@ -32,6 +33,7 @@ class StageState(StrEnum):
     """Where one stage stands."""
 
     PENDING = "Pending"
+    INDEXING = "Indexing"
     WAITING_FOR_VISION = "WaitingForVision"
     STARTING = "Starting"
     RUNNING = "Running"
@@ -137,6 +139,21 @@ class Restarts(StatusModel):
     interruptions: int = Field(default=0, ge=0)
 
 
+class DataIndexState(StrEnum):
+    """Where the index of a stage's data stands."""
+
+    INDEXING = "Indexing"
+    INDEXED = "Indexed"
+    FAILED = "Failed"
+
+
+class DataIndex(StatusModel):
+    """The index of a stage's data. Stages that read the same data in the same way have the same one."""
+
+    job: Annotated[str, Field(max_length=63)] = Field(description="the Job that makes it; its name says of what")
+    state: DataIndexState
+
+
 class StageStatus(StatusModel):
     """One stage. `attempt` and `closedAttempt` are the ledger that keeps two attempts from living at once.
 
@@ -153,6 +170,9 @@ class StageStatus(StatusModel):
         default=None, description="why the open attempt's job is being deleted; written before it is deleted"
     )
     job_ref: JobRef | None = None
+    data_index: DataIndex | None = Field(
+        default=None, description="absent: not looked at yet, or given up when the run was suspended"
+    )
     start_time: Timestamp | None = Field(default=None, description="when the first attempt was opened")
     completion_time: Timestamp | None = None
     restarts: Restarts = Restarts()

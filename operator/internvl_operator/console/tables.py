@@ -11,6 +11,7 @@ from internvl_operator.api.status import ConditionType, StageState, StageStatus,
 
 _COLOURS = {
     StageState.PENDING: "bright_black",
+    StageState.INDEXING: "cyan",
     StageState.WAITING_FOR_VISION: "yellow",
     StageState.STARTING: "cyan",
     StageState.RUNNING: "bold cyan",

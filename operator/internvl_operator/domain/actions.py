@@ -57,6 +57,32 @@ class DeleteJob:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateIndexJob:
+    """Create the ConfigMap and the Job that indexes a stage's data (`jobs.index_job.build`). What exists already and
+    refusals are treated as with `CreateJob`."""
+
+    run: RunIdentity
+    name: str
+    """`domain.indexing.job_name`: of the Job and of its ConfigMap."""
+    stage: StagePlan
+    """The stage whose turn it is; others with the same data need no Job of their own."""
+    config: JobConfig
+    """That of the stage's first attempt, as far as it is known before the data is indexed."""
+    retries: int
+    """Failed pods that another one follows."""
+    timeout_seconds: int | None
+    """After which a pod is stopped and counts as failed; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteIndexJob:
+    """Delete an index Job, in the manner of `DeleteJob`."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class PostEvent:
     """Post a Kubernetes Event about the CR. Best effort: a failure is logged and does not end the pass."""
 
@@ -74,7 +100,7 @@ class Requeue:
     after_seconds: float
 
 
-Action = UpdateStatus | CreateJob | DeleteJob | PostEvent | Requeue
+Action = UpdateStatus | CreateJob | DeleteJob | CreateIndexJob | DeleteIndexJob | PostEvent | Requeue
 
 
 def job_name(run: str, stage: str, attempt: int) -> str:

@@ -1,6 +1,6 @@
 """One stage, one step on: what its record becomes, given what is seen. The heart of `plan`, and free of effects.
 
-no attempt open --(sources ready, pause over, nothing alive)--> attempt N on record --> job runs
+no attempt open --(data indexed, sources ready, pause over, nothing alive)--> attempt N on record --> job runs
 job succeeded --(final checkpoint verified)--> stage done
 job failed or gone, and no pod alive --> attempt N closed --> no attempt open, or the run has failed
 """
@@ -12,9 +12,10 @@ from typing import NamedTuple
 from internvl_operator.api.reasons import Reason
 from internvl_operator.api.spec import TrainingSpec
 from internvl_operator.api.status import Failure, Restarts, StageState, StageStatus
-from internvl_operator.domain import attempts, gate, origins, queries, retry, stopping
+from internvl_operator.domain import attempts, gate, indexing, origins, queries, retry, stopping
 from internvl_operator.domain.retry import Ending, EndingKind
 from internvl_operator.domain.situation import Situation, failed
+from internvl_operator.domain.stages import StagePlan
 from internvl_operator.domain.state import AttemptKey, ChildJob, JobPhase, Observed
 from internvl_trainer.contract.base import Component
 
@@ -26,6 +27,7 @@ class StageView:
     """One stage within what this pass sees."""
 
     spec: TrainingSpec
+    plan: StagePlan
     previous: StageStatus | None
     """The stage before, which is done; None for the first."""
     observed: Observed
@@ -146,11 +148,17 @@ def _open_next(view: StageView, stage: StageStatus) -> Step:
     if retry.is_exhausted(stage, view.spec.run_policy.retry):
         return _failed(stage, Reason.RETRY_LIMIT_EXCEEDED, _exhausted(view, stage))
     if view.spec.suspend:
-        stage = stage.model_copy(update={"state": StageState.PENDING})
-        return Step(stage, Situation(Reason.SUSPENDED, f"suspended at stage {stage.name}; nothing runs"))
+        return _suspended(view, stage)
     if blocked_by := attempts.blockers(stage, view.observed):
         return _wait_for(stage, blocked_by)
     start = _start(view, stage)
+    if start.situation is not None and start.situation.failed:
+        return _failed(stage, start.situation.reason, start.situation.message)
+    # What a stage starts from may take days to appear, and its data can be indexed meanwhile.
+    if not stage.has_begun:
+        stage, situation = indexing.advance(stage, view.plan, view.observed)
+        if situation is not None:
+            return Step(stage, situation)
     if start.situation is not None:
         return _lacking(stage, start.situation, start.lacking)
     not_before = retry.not_before(stage, view.spec.run_policy.retry.backoff_seconds)
@@ -168,6 +176,14 @@ def _open_next(view: StageView, stage: StageStatus) -> Step:
     return Step(stage, Situation(Reason.STAGE_STARTING, f"{_title(stage)}: its job is being created"))
 
 
+def _suspended(view: StageView, stage: StageStatus) -> Step:
+    stage = indexing.given_up(stage).model_copy(update={"state": StageState.PENDING})
+    if alive := indexing.alive(view.observed):
+        text = f"stage {stage.name}: waiting for {_named(alive)} to end"
+        return Step(stage, Situation(Reason.SUSPENDING, text, look_again=_LOOK_FOR_PODS_SECONDS))
+    return Step(stage, Situation(Reason.SUSPENDED, f"suspended at stage {stage.name}; nothing runs"))
+
+
 def _start(view: StageView, stage: StageStatus) -> origins.Start:
     if stage.has_begun:
         return origins.Start(stage.initialised_from)
@@ -177,8 +193,6 @@ def _start(view: StageView, stage: StageStatus) -> origins.Start:
 
 
 def _lacking(stage: StageStatus, situation: Situation, component: Component | None) -> Step:
-    if situation.failed:
-        return _failed(stage, situation.reason, situation.message)
     state = StageState.WAITING_FOR_VISION if component is Component.VISION else StageState.PENDING
     return Step(stage.model_copy(update={"state": state}), situation)
 
@@ -191,9 +205,12 @@ def _failed(stage: StageStatus, reason: Reason, message: str) -> Step:
 
 
 def _wait_for(stage: StageStatus, names: tuple[str, ...]) -> Step:
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    text = f"stage {stage.name}: waiting for {shown} to end"
+    text = f"stage {stage.name}: waiting for {_named(names)} to end"
     return Step(stage, Situation(Reason.WAITING_FOR_PODS, text, look_again=_LOOK_FOR_PODS_SECONDS))
+
+
+def _named(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _exhausted(view: StageView, stage: StageStatus) -> str:

@@ -7,6 +7,11 @@ from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
 
 
+def before_its_first_attempt(plan: StagePlan, run: RunIdentity) -> JobConfig:
+    """What is known of a stage's first attempt before it is opened: all but what it starts from."""
+    return build(plan, StageStatus(name=plan.name, attempt=1), run)
+
+
 def build(plan: StagePlan, stage: StageStatus, run: RunIdentity) -> JobConfig:
     """What the open attempt of a stage is given.
 

@@ -7,9 +7,18 @@ from datetime import datetime
 from internvl_operator.api.base import whole_second
 from internvl_operator.api.spec import TrainingSpec
 from internvl_operator.api.status import Condition, ConditionType, TrainingStatus
-from internvl_operator.domain import attempts, job_config, stages
+from internvl_operator.domain import attempts, indexing, job_config, stages
 from internvl_operator.domain import status as statuses
-from internvl_operator.domain.actions import Action, CreateJob, DeleteJob, PostEvent, Requeue, UpdateStatus
+from internvl_operator.domain.actions import (
+    Action,
+    CreateIndexJob,
+    CreateJob,
+    DeleteIndexJob,
+    DeleteJob,
+    PostEvent,
+    Requeue,
+    UpdateStatus,
+)
 from internvl_operator.domain.problems import SpecProblem
 from internvl_operator.domain.situation import Situation
 from internvl_operator.domain.stages import Expansion
@@ -21,8 +30,8 @@ def plan(
 ) -> list[Action]:
     """What to do about one run, in order; nothing where all is as it should be.
 
-    First what is to be on record and the news of it, then what follows from the record: a job for the open attempt, no
-    other live job.
+    First what is to be on record and the news of it, then what follows from the record: a job for the open attempt or
+    for the index that a stage waits for, no other live job.
     So a crash between any two actions loses nothing: the next pass finds the record and does the rest.
 
     Args:
@@ -36,13 +45,13 @@ def plan(
         return []
     moment = whole_second(now)
     expansion = stages.expand(spec, default_image=default_image)
-    desired, situation = statuses.desired(spec, expansion.problems, observed, moment)
+    desired, situation = statuses.desired(spec, expansion, observed, moment)
     actions: list[Action] = []
     if _is_worth_writing(spec, expansion, observed, moment, desired, progress_seconds):
         actions.append(UpdateStatus(desired))
     # Events follow from the change of the record: told later than the first effect that fails, they would be lost.
     actions += _events(observed.status, desired)
-    actions += _effects(expansion, desired, observed)
+    actions += _effects(spec, expansion, desired, observed)
     actions += _requeue(situation)
     return actions
 
@@ -76,20 +85,33 @@ def _is_worth_writing(
         return True
     if (recorded.progress.stage, recorded.progress.attempt) != (desired.progress.stage, desired.progress.attempt):
         return True
-    without_reports, _ = statuses.desired(spec, expansion.problems, replace(observed, progress={}), now)
+    without_reports, _ = statuses.desired(spec, expansion, replace(observed, progress={}), now)
     since = desired.progress.last_report_time - recorded.progress.last_report_time
     return without_reports != recorded or since.total_seconds() >= progress_seconds
 
 
-def _effects(expansion: Expansion, desired: TrainingStatus, observed: Observed) -> Iterator[Action]:
+def _effects(
+    spec: TrainingSpec, expansion: Expansion, desired: TrainingStatus, observed: Observed
+) -> Iterator[Action]:  # fmt: skip
     for job in attempts.unwanted(desired, observed):
         yield DeleteJob(job.name, job.uid, job.stage, job.attempt)
+    for index in indexing.unwanted(desired, observed):
+        yield DeleteIndexJob(index.name, index.uid)
     if desired.is_finished or expansion.problems:
         return
     for stage in expansion.stages:
         status = desired.stage(stage.name)
         if attempts.must_create(status, observed):
             yield CreateJob(observed.run, stage, job_config.build(stage, status, observed.run))
+        if indexing.must_create(status, observed):
+            yield CreateIndexJob(
+                observed.run,
+                indexing.job_name(observed.run.name, stage),
+                stage,
+                job_config.before_its_first_attempt(stage, observed.run),
+                retries=spec.run_policy.retry.limit,
+                timeout_seconds=spec.run_policy.attempt_timeout_seconds or None,
+            )
 
 
 def _events(recorded: TrainingStatus, desired: TrainingStatus) -> Iterator[PostEvent]:

@@ -57,7 +57,7 @@ def judge(key: AttemptKey, job: ChildJob | None, pods: Sequence[PodFailure], now
     cause = root_cause(pods)
     kind = _kind(cause)
     reason = Reason.INTERRUPTED if kind is EndingKind.INTERRUPTED else Reason.TRAINER_FAILED
-    return _ending(kind, key, cause.finished_at or now, reason, _describe(cause), cause)
+    return _ending(kind, key, cause.finished_at or now, reason, describe(cause), cause)
 
 
 def overdue(key: AttemptKey, message: str, now: datetime) -> Ending:
@@ -68,6 +68,12 @@ def overdue(key: AttemptKey, message: str, now: datetime) -> Ending:
 def root_cause(pods: Sequence[PodFailure]) -> PodFailure:
     """The pod whose end explains the others': the earliest of the most telling kind."""
     return min(pods, key=lambda pod: (_telling(pod), pod.finished_at or _LATEST, pod.pod))
+
+
+def describe(cause: PodFailure) -> str:
+    """How a pod ended, in one line."""
+    ended = explain(cause.exit_code) if cause.exit_code is not None else "ended before its container ran"
+    return ": ".join(part for part in (ended, cause.reason, cause.message) if part)
 
 
 def is_exhausted(stage: StageStatus, retry: RetrySpec) -> bool:
@@ -104,11 +110,6 @@ def _kind(cause: PodFailure) -> EndingKind:
 
 def _broke_own_limit(pod: PodFailure) -> bool:
     return pod.reason == "Evicted" and any(words in pod.message for words in _OWN_LIMIT)
-
-
-def _describe(cause: PodFailure) -> str:
-    ended = explain(cause.exit_code) if cause.exit_code is not None else "ended before its container ran"
-    return ": ".join(part for part in (ended, cause.reason, cause.message) if part)
 
 
 def _ending(

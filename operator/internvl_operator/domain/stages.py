@@ -6,7 +6,6 @@ from pydantic import ValidationError
 
 from internvl_operator.api.reasons import Reason
 from internvl_operator.api.spec import (
-    DataSpec,
     ImageSpec,
     PodTemplateOverlay,
     ResourcesSpec,
@@ -14,9 +13,9 @@ from internvl_operator.api.spec import (
     StorageSpec,
     TrainingSpec,
 )
-from internvl_operator.domain import parallelism
+from internvl_operator.domain import data_config, parallelism
 from internvl_operator.domain.problems import SpecProblem
-from internvl_trainer.contract import catalog
+from internvl_trainer.contract import catalog, keys
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import (
@@ -107,7 +106,9 @@ def _expand_stage(
     model = catalog.get(spec.model)
     sizes = parallelism.sizes(spec, stage)
     layout, problems = parallelism.layout(sizes, model)
-    data, faults = _data(spec.data, stage.data, where)
+    data, faults = data_config.build(
+        spec.data, stage.data, index=keys.index_prefix(spec.storage.uri), where=f"{where}.data"
+    )
     problems += faults
     optimization, faults = _optimization(stage, where)
     problems += faults
@@ -144,15 +145,6 @@ def _expand_stage(
     )
     unbalanced = parallelism.balance_problem(sizes, plan)
     return plan, [*problems, *([unbalanced] if unbalanced else [])]
-
-
-def _data(defaults: DataSpec, own: DataSpec, where: str) -> tuple[DataConfig | None, list[SpecProblem]]:
-    fields = defaults.model_dump(exclude_none=True) | own.model_dump(exclude_none=True)
-    missing = [name for name in ("meta", "tokenizer") if name not in fields]
-    if missing:
-        problem = "is not set, neither for the stage nor as spec.data"
-        return None, [SpecProblem(f"{where}.data.{name}", problem) for name in missing]
-    return DataConfig.model_validate(fields), []
 
 
 def _optimization(stage: StageSpec, where: str) -> tuple[OptimizationConfig | None, list[SpecProblem]]:

@@ -4,8 +4,8 @@ Order of reading, which correctness rests on:
 
 1. the InternVLTraining itself, spec and status, by GET (never from a watch cache), with its resourceVersion: the
    status write carries it, so a decision on old facts ends in a conflict before anything was created;
-2. the child jobs by LIST without resourceVersion (again no cache), then their pods in the same way. So children are
-   never older than the record, and pods never older than their jobs;
+2. the child jobs and the index Jobs by LIST without resourceVersion (again no cache), then their pods in the same
+   way. So children are never older than the record, and pods never older than their jobs;
 3. the object store, and other runs, for what `domain.queries` says this pass needs to know (`gate_queries` of 1 and
    2, `source_queries` of 1).
 
@@ -77,8 +77,28 @@ class ChildJob:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexJob:
+    """A Job of this CR that indexes data (`jobs.index_job.observe` makes it from the object)."""
+
+    name: str
+    uid: str
+    phase: JobPhase
+    message: str = ""
+    """The Job controller's own words about its end."""
+    is_hopeless: bool = False
+    """Whether it failed at a pod whose exit code says that no other pod would do better."""
+    deleting: bool = False
+    """Whether it has a deletionTimestamp."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it will never start another pod."""
+        return self.phase in (JobPhase.SUCCEEDED, JobPhase.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
 class PodFailure:
-    """A pod of an attempt that ended without success."""
+    """A pod of an attempt or of an index Job that ended without success."""
 
     pod: str
     exit_code: int | None = None
@@ -235,6 +255,12 @@ class Observed:
     live_pods: Mapping[AttemptKey, tuple[str, ...]] = field(default_factory=dict)
     """Names of pods that have not ended (phase neither Succeeded nor Failed), also where their job is gone."""
     pod_failures: Mapping[AttemptKey, tuple[PodFailure, ...]] = field(default_factory=dict)
+    index_jobs: tuple[IndexJob, ...] = ()
+    """All index Jobs of this run's UID, also finished ones and those being deleted."""
+    live_index_pods: tuple[str, ...] = ()
+    """Names of their pods that have not ended, also where their Job is gone."""
+    index_failures: Mapping[str, tuple[PodFailure, ...]] = field(default_factory=dict)
+    """Their failed pods, by the Job's UID."""
     gates: Mapping[AttemptKey, GateResult] = field(default_factory=dict)
     """Answers to `queries.gate_queries`; a missing answer counts as not asked yet, and the stage waits."""
     sources: Mapping[Component, SourceResult] = field(default_factory=dict)
@@ -242,13 +268,18 @@ class Observed:
     progress: Mapping[AttemptKey, ProgressReport] = field(default_factory=dict)
     """The newest report of each attempt that is known; reports of other than the open attempt are ignored."""
     rejection: str | None = None
-    """Why the API server refused the last `CreateJob` of this run, in its words; None once one was accepted."""
+    """Why the API server refused the last `CreateJob` or `CreateIndexJob` of this run, in its words; None once one was
+    accepted."""
     deleting: bool = False
     """Whether the CR has a deletionTimestamp: then nothing is done, the garbage collector takes the children."""
 
     def job(self, key: AttemptKey) -> ChildJob | None:
         """The child job of an attempt, or None where there is none."""
         return next((job for job in self.jobs if job.key == key), None)
+
+    def index_job(self, name: str) -> IndexJob | None:
+        """The index Job of that name, or None where there is none."""
+        return next((job for job in self.index_jobs if job.name == name), None)
 
     def live_pods_of(self, stage: str) -> tuple[str, ...]:
         """Names of all live pods of a stage, whatever their attempt."""

@@ -21,10 +21,12 @@ from internvl_operator.domain import conditions, progress
 from internvl_operator.domain.advance import StageView, advance
 from internvl_operator.domain.problems import SpecProblem
 from internvl_operator.domain.situation import Situation
+from internvl_operator.domain.stages import Expansion
 from internvl_operator.domain.state import AttemptKey, Observed
 
 _GOING_ON = frozenset(
     {
+        Reason.INDEXING_DATA,
         Reason.STAGE_STARTING,
         Reason.STAGE_RUNNING,
         Reason.RESTARTING,
@@ -39,13 +41,13 @@ _DONE = Situation(Reason.ALL_STAGES_DONE, "every stage ended with a verified che
 
 
 def desired(
-    spec: TrainingSpec, problems: Sequence[SpecProblem], observed: Observed, now: datetime
+    spec: TrainingSpec, expansion: Expansion, observed: Observed, now: datetime
 ) -> tuple[TrainingStatus, Situation]:
     """What the status ought to be, and the situation that it tells of.
 
     Args:
         spec: as applied.
-        problems: what `stages.expand` found; while there are any, no stage moves.
+        expansion: what `stages.expand` made of it; while it has problems, no stage moves.
         observed: what this pass has seen.
         now: UTC, whole seconds.
     """
@@ -53,9 +55,9 @@ def desired(
     if recorded.is_finished:
         ended = recorded.model_copy(update={"observed_generation": observed.generation})
         return ended, Situation(Reason.FINISHED, "the run has ended")
-    if problems:
-        return refused(problems, observed, now)
-    stages, situation = _advance_all(spec, observed, now)
+    if expansion.problems:
+        return refused(expansion.problems, observed, now)
+    stages, situation = _advance_all(spec, expansion, observed, now)
     return _derive(recorded, stages, situation, observed, now, accepted=True), situation
 
 
@@ -75,7 +77,7 @@ def refused(
 
 
 def _advance_all(
-    spec: TrainingSpec, observed: Observed, now: datetime
+    spec: TrainingSpec, expansion: Expansion, observed: Observed, now: datetime
 ) -> tuple[tuple[StageStatus, ...], Situation]:  # fmt: skip
     """Advance the stage whose turn it is; those before it are done, those after it are left alone."""
     stages: list[StageStatus] = []
@@ -86,7 +88,7 @@ def _advance_all(
             previous = stages[-1] if stages else None
             if status.is_open:
                 status = progress.fold_stage(status, observed.progress.get(AttemptKey(stage.name, status.attempt)))
-            status, situation = advance(StageView(spec, previous, observed, now), status)
+            status, situation = advance(StageView(spec, expansion.stage(stage.name), previous, observed, now), status)
         stages.append(status)
     return tuple(stages), situation or _DONE
 
@@ -188,6 +190,8 @@ def _phase(stages: tuple[StageStatus, ...], current: StageStatus | None, situati
             return Phase.RUNNING
         case StageState.RESTARTING:
             return Phase.RESTARTING
+        case StageState.INDEXING:
+            return Phase.INDEXING
         case StageState.WAITING_FOR_VISION:
             return Phase.WAITING
         case StageState.STARTING if current and current.attempt > 1:

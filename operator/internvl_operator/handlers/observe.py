@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from internvl_operator.adapters.gate import Gate
-from internvl_operator.adapters.kube import PODS, PYTORCH_JOBS, SECRETS, TRAININGS, Kubernetes
+from internvl_operator.adapters.kube import JOBS, PODS, PYTORCH_JOBS, SECRETS, TRAININGS, Kubernetes
 from internvl_operator.adapters.kube_errors import KubernetesError
 from internvl_operator.adapters.object_store import ACCESS_KEY, SECRET_KEY, Credentials, StoreAddress
 from internvl_operator.adapters.progress import ProgressBoard
@@ -25,6 +25,7 @@ from internvl_operator.domain.state import (
     Unavailable,
 )
 from internvl_operator.handlers.runs import RunKey
+from internvl_operator.jobs import index_job
 from internvl_operator.jobs.base import JobKind
 from internvl_operator.jobs.pods import observe_pods
 
@@ -59,6 +60,7 @@ class Observer:
         mine = {labels.RUN_UID: run.uid}
         # Pods after jobs: of a job that is seen to be over, no pod can be missed.
         jobs = tuple(self._job_kind.observe(body) for body in await self._kube.list(PYTORCH_JOBS, run.namespace, mine))
+        index_jobs = tuple(index_job.observe(body) for body in await self._kube.list(JOBS, run.namespace, mine))
         pods = observe_pods(await self._kube.list(PODS, run.namespace, mine))
         gates = queries.gate_queries(training.spec, run, status, jobs)
         sources = queries.source_queries(training.spec, status)
@@ -70,6 +72,9 @@ class Observer:
             jobs=jobs,
             live_pods=pods.live,
             pod_failures=pods.failures,
+            index_jobs=index_jobs,
+            live_index_pods=pods.live_index,
+            index_failures=pods.index_failures,
             gates={query.key: await self._checkpoint(address, query) for query in gates},
             sources={query.component: await self._source(address, training, query) for query in sources},
             progress=self._board.reports(run.uid),

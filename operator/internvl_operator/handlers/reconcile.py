@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from internvl_operator.adapters.clock import Clock
 from internvl_operator.adapters.kube import (
     CONFIG_MAPS,
+    JOBS,
     PYTORCH_JOBS,
     TRAININGS,
     JsonObject,
@@ -21,12 +22,22 @@ from internvl_operator.adapters.progress import ProgressBoard
 from internvl_operator.api.status import TrainingStatus
 from internvl_operator.api.training import InternVLTraining, ObjectMeta
 from internvl_operator.config import OperatorSettings
-from internvl_operator.domain.actions import Action, CreateJob, DeleteJob, PostEvent, Requeue, UpdateStatus
+from internvl_operator.domain.actions import (
+    Action,
+    CreateIndexJob,
+    CreateJob,
+    DeleteIndexJob,
+    DeleteJob,
+    PostEvent,
+    Requeue,
+    UpdateStatus,
+)
 from internvl_operator.domain.plan import plan, refuse
 from internvl_operator.domain.problems import SpecProblem
 from internvl_operator.domain.state import Observed
 from internvl_operator.handlers.observe import Observer
 from internvl_operator.handlers.runs import Outcome, PassFailedError, RunKey
+from internvl_operator.jobs import index_job
 from internvl_operator.jobs.base import JobKind, MalformedChildError, Platform
 from internvl_operator.jobs.overlay import OverlayError
 from internvl_trainer.contract.base import RunIdentity
@@ -36,7 +47,7 @@ logger = logging.getLogger(__name__)
 CONFLICT_SECONDS = 0.5
 """How soon to look again after somebody else changed the object that a decision was made on."""
 
-RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "PyTorchJob": PYTORCH_JOBS}
+RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "PyTorchJob": PYTORCH_JOBS, "Job": JOBS}
 """Where the children's kinds lie in the API."""
 
 
@@ -111,10 +122,11 @@ class Reconciler:
                 case UpdateStatus(status=status):
                     if not await self._write_status(body, recorded, status):
                         return Outcome(after_seconds=CONFLICT_SECONDS)
-                case CreateJob():
+                case CreateJob() | CreateIndexJob():
                     await self._create(action)
-                case DeleteJob():
-                    await self._kube.delete(PYTORCH_JOBS, body["metadata"]["namespace"], action.name, uid=action.uid)
+                case DeleteJob() | DeleteIndexJob():
+                    jobs = PYTORCH_JOBS if isinstance(action, DeleteJob) else JOBS
+                    await self._kube.delete(jobs, body["metadata"]["namespace"], action.name, uid=action.uid)
                     logger.info("job %s deleted", action.name, extra=_fields(body))
                 case PostEvent():
                     await self._post(body, action)
@@ -136,10 +148,10 @@ class Reconciler:
                 logger.info("stage %s attempt %d: %s", stage.name, stage.attempt, stage.state, extra=_fields(body))
         return True
 
-    async def _create(self, action: CreateJob) -> None:
+    async def _create(self, action: CreateJob | CreateIndexJob) -> None:
         uid = action.run.uid
         try:
-            for child in self._job_kind.build(action, self._platform):
+            for child in self._build(action):
                 await self._kube.create(RESOURCES[child["kind"]], child)
         except UnavailableError:
             raise
@@ -153,6 +165,11 @@ class Reconciler:
         self._rejections.pop(uid, None)
         run = action.run
         logger.info("job %s created", action.name, extra={"run": f"{run.namespace}/{run.name}", "uid": uid})
+
+    def _build(self, action: CreateJob | CreateIndexJob) -> tuple[JsonObject, ...]:
+        if isinstance(action, CreateJob):
+            return self._job_kind.build(action, self._platform)
+        return index_job.build(action, self._platform)
 
     async def _post(self, body: JsonObject, event: PostEvent) -> None:
         severity = Severity.WARNING if event.warning else Severity.NORMAL

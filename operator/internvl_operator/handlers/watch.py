@@ -10,10 +10,10 @@ from typing import Any
 import kopf
 from kubernetes.aio.client import Configuration
 
-from internvl_operator.adapters.kube import PODS, PYTORCH_JOBS, TRAININGS, load_configuration
+from internvl_operator.adapters.kube import JOBS, PODS, PYTORCH_JOBS, TRAININGS, load_configuration
 from internvl_operator.handlers.runs import RunKey, Runs
 
-CHILDREN = (PYTORCH_JOBS, PODS)
+CHILDREN = (PYTORCH_JOBS, JOBS, PODS)
 
 
 def build_registry(runs: Runs, *, selector: Mapping[str, str], run_label: str) -> kopf.OperatorRegistry:

@@ -1,8 +1,9 @@
 """What the pods of a run say: which of them still live, and how the others failed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from internvl_operator.api import labels
@@ -15,31 +16,51 @@ _MESSAGE_TAIL = 512
 
 
 class PodsSeen(NamedTuple):
-    """The pods of a run by attempt, in the form that `domain.state.Observed` takes."""
+    """The pods of a run, in the form that `domain.state.Observed` takes: by attempt, and those that index data."""
 
     live: Mapping[AttemptKey, tuple[str, ...]]
     failures: Mapping[AttemptKey, tuple[PodFailure, ...]]
+    live_index: tuple[str, ...] = ()
+    index_failures: Mapping[str, tuple[PodFailure, ...]] = MappingProxyType({})
+    """By the UID of the index Job."""
 
 
 def observe_pods(pods: Iterable[JsonObject]) -> PodsSeen:
     """Sort a run's pods into those that live (no container may run any more in the others) and those that failed.
 
     Raises:
-        MalformedChildError: a pod does not carry the labels of an attempt.
+        MalformedChildError: a pod carries neither the labels of an attempt nor that of an index Job.
     """
-    live: defaultdict[AttemptKey, list[str]] = defaultdict(list)
-    failures: defaultdict[AttemptKey, list[PodFailure]] = defaultdict(list)
+    found = list(pods)
+    indexing = [pod for pod in found if labels.INDEX in pod["metadata"].get("labels", {})]
+    live, failures = _sorted_by(lambda pod: attempt_key(pod, "Pod"), [pod for pod in found if pod not in indexing])
+    live_index, index_failures = _sorted_by(_controller, indexing)
+    names = tuple(sorted(name for names in live_index.values() for name in names))
+    return PodsSeen(live, failures, names, index_failures)
+
+
+def _sorted_by[Key](
+    key_of: Callable[[JsonObject], Key], pods: Iterable[JsonObject]
+) -> tuple[dict[Key, tuple[str, ...]], dict[Key, tuple[PodFailure, ...]]]:
+    live: defaultdict[Key, list[str]] = defaultdict(list)
+    failures: defaultdict[Key, list[PodFailure]] = defaultdict(list)
     for pod in pods:
-        key = attempt_key(pod, "Pod")
+        key = key_of(pod)
         phase = pod.get("status", {}).get("phase", "Pending")
         if phase == "Failed":
             failures[key].append(_failure(pod))
         elif phase != "Succeeded":
             live[key].append(pod["metadata"]["name"])
-    return PodsSeen(
+    return (
         {key: tuple(sorted(names)) for key, names in live.items()},
         {key: tuple(found) for key, found in failures.items()},
     )
+
+
+def _controller(pod: JsonObject) -> str:
+    """UID of the job that a pod belongs to; empty where it belongs to none any more."""
+    owners = pod["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
 
 
 def attempt_key(child: JsonObject, kind: str) -> AttemptKey:

@@ -1,15 +1,18 @@
 """Kubeflow's PyTorchJob v1, Worker-only: no Master, so no init container, and Succeeded means that all workers did."""
 
-from internvl_operator.api.base import API_VERSION as TRAINING_API_VERSION
-from internvl_operator.api.base import KIND as TRAINING_KIND
+from internvl_operator.api import labels
 from internvl_operator.domain.actions import CreateJob
 from internvl_operator.domain.attempts import JOB_API_VERSION, JOB_KIND
+from internvl_operator.domain.stages import StagePlan
 from internvl_operator.domain.state import ChildJob, JobPhase
 from internvl_operator.jobs.base import JsonObject, Platform
-from internvl_operator.jobs.pod import job_config, object_labels, pod_template
+from internvl_operator.jobs.objects import config_map, metadata, run_labels
+from internvl_operator.jobs.pod import TOKEN_FILE, TOKEN_FOLDER, Duty, compute, pod_template, variable
 from internvl_operator.jobs.pods import attempt_key, timestamp
-from internvl_trainer.contract.job import CONFIG_FILE, PROGRESS_CA_FILE
+from internvl_trainer.contract import environment
+from internvl_trainer.contract.job import CONFIG_FILE, CONFIG_FOLDER, PROGRESS_CA_FILE, JobConfig, ProgressConfig
 
+MASTER_PORT = 23456
 REPLICA_INDEX_LABEL = "training.kubeflow.org/replica-index"
 """Set by the training-operator on every pod: its number among the workers."""
 
@@ -60,21 +63,13 @@ class PyTorchJob:
         )
 
     def _config_map(self, create: CreateJob, platform: Platform) -> JsonObject:
-        data = {CONFIG_FILE: job_config(create, platform).to_bytes().decode()}
+        data = {CONFIG_FILE: _job_config(create, platform).to_bytes().decode()}
         if platform.progress is not None:
             data[PROGRESS_CA_FILE] = platform.progress.ca_certificate
-        return {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": _metadata(create),
-            "immutable": True,
-            "data": data,
-        }
+        return config_map(_metadata(create), data)
 
     def _job(self, create: CreateJob, platform: Platform) -> JsonObject:
-        template = pod_template(
-            create, platform, node_rank_label=REPLICA_INDEX_LABEL, master_address=f"{create.name}-worker-0"
-        )
+        template = pod_template(create.stage, _duty(create, platform), platform)
         return {
             "apiVersion": self.api_version,
             "kind": self.kind,
@@ -91,17 +86,50 @@ class PyTorchJob:
 
 
 def _metadata(create: CreateJob) -> JsonObject:
-    owner = {
-        "apiVersion": TRAINING_API_VERSION,
-        "kind": TRAINING_KIND,
-        "name": create.run.name,
-        "uid": create.run.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    return {
-        "name": create.name,
-        "namespace": create.run.namespace,
-        "labels": object_labels(create),
-        "ownerReferences": [owner],
-    }
+    return metadata(create.run, create.name, _labels(create))
+
+
+def _labels(create: CreateJob) -> dict[str, str]:
+    return run_labels(create.run, {labels.STAGE: create.stage.name, labels.ATTEMPT: str(create.attempt)})
+
+
+def _job_config(create: CreateJob, platform: Platform) -> JobConfig:
+    """The attempt's config as the pod reads it: with the progress endpoint and the pod's own paths."""
+    if platform.progress is None:
+        return create.config
+    progress = ProgressConfig(
+        url=platform.progress.url,
+        ca_file=f"{CONFIG_FOLDER}/{PROGRESS_CA_FILE}",
+        token_file=f"{TOKEN_FOLDER}/{TOKEN_FILE}",
+        interval_seconds=platform.progress.interval_seconds,
+    )
+    return create.config.model_copy(update={"progress": progress})
+
+
+def _duty(create: CreateJob, platform: Platform) -> Duty:
+    """To train: as one of several nodes, each with a launcher that knows its place in the job."""
+    stage = create.stage
+    rank_path = f"metadata.labels['{REPLICA_INDEX_LABEL}']"
+    return Duty(
+        config_map=create.name,
+        labels=_labels(create),
+        command=("python3", "-m", "internvl_trainer.launch", "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"),
+        resources=_resources(stage),
+        environment=(
+            {"name": environment.NODE_RANK, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": rank_path}}},
+            variable(environment.NODES, stage.nodes),
+            variable(environment.PROCESSES_PER_NODE, stage.processes_per_node),
+            variable(environment.MASTER_ADDR, f"{create.name}-worker-0"),
+            variable(environment.MASTER_PORT, MASTER_PORT),
+        ),
+        ports=({"name": "pytorchjob-port", "containerPort": MASTER_PORT},),
+        reports=platform.progress is not None,
+    )
+
+
+def _resources(stage: StagePlan) -> dict[str, dict[str, str]]:
+    asked = compute(stage)
+    if stage.resources.gpu_resource:
+        # Extended resources cannot be overcommitted: the request follows from the limit.
+        asked["limits"][stage.resources.gpu_resource] = str(stage.processes_per_node)
+    return asked

@@ -52,6 +52,8 @@ def test_jobs_of_a_run_whose_status_was_lost_are_not_doubled(world: World) -> No
     assert len(world.jobs) == 1, "and the next waits for its pods"
     world.reap()
     world.settle()
+    world.end_indexing(JobPhase.SUCCEEDED)
+    world.settle()
     assert [job.create.name for job in world.jobs] == ["demo-stage0-a1", "demo-stage0-a2"]
 
 

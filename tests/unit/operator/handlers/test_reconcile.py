@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from internvl_operator.adapters.gate import Gate
-from internvl_operator.adapters.kube import CONFIG_MAPS, PYTORCH_JOBS, TRAININGS, JsonObject, Kubernetes, Resource
+from internvl_operator.adapters.kube import (
+    CONFIG_MAPS,
+    JOBS,
+    PYTORCH_JOBS,
+    TRAININGS,
+    JsonObject,
+    Kubernetes,
+    Resource,
+)
 from internvl_operator.adapters.kube_errors import (
     AccessDeniedError,
     ConflictError,
@@ -18,7 +26,10 @@ from internvl_operator.adapters.kube_errors import (
 from internvl_operator.adapters.metrics import Metrics
 from internvl_operator.adapters.object_store import ObjectStores
 from internvl_operator.adapters.progress import ProgressBoard
+from internvl_operator.api.training import InternVLTraining
 from internvl_operator.config import GateSettings, OperatorSettings
+from internvl_operator.domain import indexing
+from internvl_operator.domain.stages import expand
 from internvl_operator.handlers.observe import Observer
 from internvl_operator.handlers.reconcile import CONFLICT_SECONDS, Reconciler
 from internvl_operator.handlers.runs import PassFailedError, RunKey
@@ -48,6 +59,14 @@ def training(**spec: Any) -> JsonObject:
             **spec,
         },
     }
+
+
+def ready(**spec: Any) -> JsonObject:
+    """The same once its data is indexed."""
+    body = training(**spec)
+    (stage,) = expand(InternVLTraining.model_validate(body).spec).stages
+    record = {"job": indexing.job_name("run", stage), "state": "Indexed"}
+    return body | {"status": {"stages": [{"name": "warmup", "dataIndex": record}]}}
 
 
 class Api(Kubernetes):
@@ -82,6 +101,10 @@ class Api(Kubernetes):
         self.objects[resource.plural, seen["metadata"]["name"]]["status"] = status
         return seen
 
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str | None = None) -> None:
+        self._call(f"delete {resource.plural}")
+        del self.objects[resource.plural, name]
+
     async def post_event(self, regarding: JsonObject, *, reason: str, **_: Any) -> None:
         self._call("event")
         self.events.append(reason)
@@ -109,7 +132,7 @@ def fault(kind: type[KubernetesError], code: int) -> KubernetesError:
 
 
 async def test_what_is_about_to_be_done_is_on_record_first() -> None:
-    api = Api(training())
+    api = Api(ready())
     await reconciler(api).reconcile(KEY)
     assert [call for call in api.calls if call != "event"] == ["status", "create configmaps", "create pytorchjobs"]
     (stage,) = api.objects[TRAININGS.plural, "run"]["status"]["stages"]
@@ -125,7 +148,7 @@ async def test_after_a_conflict_nothing_is_done_and_soon_looked_again() -> None:
 
 
 async def test_without_its_config_no_job_is_created() -> None:
-    api = Api(training())
+    api = Api(ready())
     api.faults["create configmaps"] = fault(UnavailableError, 503)
     with pytest.raises(UnavailableError):
         await reconciler(api).reconcile(KEY)
@@ -136,7 +159,7 @@ async def test_without_its_config_no_job_is_created() -> None:
 async def test_a_refused_job_is_told_in_the_servers_words_and_tried_again(
     kind: type[KubernetesError], code: int
 ) -> None:
-    api = Api(training())
+    api = Api(ready())
     api.faults["create pytorchjobs"] = fault(kind, code)
     passes = reconciler(api)
     for _ in range(2):
@@ -152,7 +175,7 @@ async def test_a_refused_job_is_told_in_the_servers_words_and_tried_again(
 
 
 async def test_an_api_server_that_is_away_is_no_refusal() -> None:
-    api = Api(training())
+    api = Api(ready())
     api.faults["create pytorchjobs"] = fault(UnavailableError, 503)
     passes = reconciler(api)
     for _ in range(2):
@@ -171,15 +194,52 @@ async def test_an_overlay_that_cannot_be_laid_is_told_like_a_refusal() -> None:
     assert (CONFIG_MAPS.plural, "run-warmup-a1") not in api.objects
 
 
-async def test_an_event_that_cannot_be_posted_is_no_reason_to_stop() -> None:
+async def test_first_of_all_the_data_is_indexed() -> None:
     api = Api(training())
+    passes = reconciler(api)
+    await passes.reconcile(KEY)
+    assert [call for call in api.calls if call != "event"] == ["status", "create configmaps", "create jobs"]
+    (name,) = [name for plural, name in api.objects if plural == JOBS.plural]
+    assert api.condition("Progressing")["reason"] == "IndexingData"
+    api.objects[JOBS.plural, name]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    await passes.reconcile(KEY)
+    assert (PYTORCH_JOBS.plural, "run-warmup-a1") in api.objects
+
+
+async def test_a_refused_index_job_is_told_in_the_servers_words_and_tried_again() -> None:
+    api = Api(training())
+    api.faults["create jobs"] = fault(AccessDeniedError, 403)
+    passes = reconciler(api)
+    for _ in range(2):
+        with pytest.raises(AccessDeniedError):
+            await passes.reconcile(KEY)
+    assert api.condition("Progressing")["reason"] == "JobRejected"
+    assert "quota: gpus=8" in api.condition("Progressing")["message"]
+    api.faults.clear()
+    await passes.reconcile(KEY)
+    await passes.reconcile(KEY)
+    assert api.condition("Progressing")["reason"] == "IndexingData"
+
+
+async def test_suspending_a_run_deletes_the_job_that_indexes_its_data() -> None:
+    api = Api(training())
+    passes = reconciler(api)
+    await passes.reconcile(KEY)
+    api.objects[TRAININGS.plural, "run"]["spec"]["suspend"] = True
+    await passes.reconcile(KEY)
+    assert "delete jobs" in api.calls
+    assert not [name for plural, name in api.objects if plural == JOBS.plural]
+
+
+async def test_an_event_that_cannot_be_posted_is_no_reason_to_stop() -> None:
+    api = Api(ready())
     api.faults["event"] = fault(AccessDeniedError, 403)
     await reconciler(api).reconcile(KEY)
     assert (PYTORCH_JOBS.plural, "run-warmup-a1") in api.objects
 
 
 async def test_where_all_is_as_it_should_be_nothing_is_written() -> None:
-    api = Api(training())
+    api = Api(ready())
     passes = reconciler(api)
     for _ in range(2):
         await passes.reconcile(KEY)
@@ -208,7 +268,7 @@ async def test_a_status_of_a_later_version_ends_the_pass() -> None:
 
 
 async def test_a_child_whose_labels_somebody_removed_ends_the_pass() -> None:
-    api = Api(training())
+    api = Api(ready())
     passes = reconciler(api)
     await passes.reconcile(KEY)
     del api.objects[PYTORCH_JOBS.plural, "run-warmup-a1"]["metadata"]["labels"]["training.internvl.dev/stage"]

@@ -37,7 +37,8 @@ async def test_no_handler_makes_kopf_write(registry: kopf.OperatorRegistry) -> N
     assert not registry._indexing.get_all_handlers()
     watched = {(handler.selector.group, handler.selector.any_name) for handler in registry._watching.get_all_handlers()}
     assert watched == {
-        ("training.internvl.dev", "internvltrainings"), ("kubeflow.org", "pytorchjobs"), ("", "pods"),
+        ("training.internvl.dev", "internvltrainings"), ("kubeflow.org", "pytorchjobs"), ("batch", "jobs"),
+        ("", "pods"),
     }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_children_are_filtered_by_the_api_server() -> None:
     selectors = build_settings(SELECTOR, exit_seconds=20).watching.label_selectors
     assert dict(selectors.items()).values()
     assert set(selectors.values()) == {"app.kubernetes.io/managed-by=internvl-operator"}
-    assert len(selectors) == 2
+    assert len(selectors) == 3
 
 
 def test_kopf_looks_at_nothing_beyond_what_is_served() -> None:
