@@ -1,7 +1,7 @@
 """The operator's commands of `internvl`: crd, plan and watch. They need no cluster but for watch."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,9 +15,10 @@ from internvl_operator.api import crd as crds
 from internvl_operator.api import reference
 from internvl_operator.api.base import KIND
 from internvl_operator.api.training import InternVLTraining
-from internvl_operator.domain import queries
+from internvl_operator.domain import indexing, queries
 from internvl_operator.domain.stages import Expansion, StagePlan, expand
 from internvl_operator.domain.state import RunSource
+from internvl_trainer.contract.job import MixtureSource
 from internvl_trainer.contract.memory import GIB, estimate_memory
 from internvl_trainer.contract.pipeline import job_layers
 
@@ -52,6 +53,8 @@ def crd(write: bool, check: bool, root: Path) -> None:
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def plan(file: TextIO, output: str) -> None:
     """Show the stages that the InternVLTrainings in FILE (-: standard input) expand to, and what is wrong with them.
+
+    Below them stand the Jobs that index data: one for all stages that read the same data in the same way.
 
     GiB/device is an estimate for packs at their limits, of the pipeline stage that needs most.
     """
@@ -126,6 +129,7 @@ def _as_json(training: InternVLTraining, expansion: Expansion) -> dict[str, Any]
                 "memoryGiB": [round(each.parts.total / GIB, 1) for each in estimate_memory(stage)],
                 "microBatches": _micro_batches(stage),
                 "data": stage.data.model_dump(),
+                "indexJob": indexing.job_name(training.metadata.name, stage),
                 "optimization": stage.optimization.model_dump(),
                 "checkpoint": stage.checkpoint.model_dump(mode="json"),
             }
@@ -151,9 +155,26 @@ def _as_table(training: InternVLTraining, expansion: Expansion) -> Table:
             f"{stage.layout.tensor} x {stage.layout.pipeline} x {stage.layout.data}",
             f"{max(each.parts.total for each in estimate_memory(stage)) / GIB:.1f}",
             " ".join(stage.checkpoint.publish) or "-",
-            stage.data.meta,
+            stage.data.meta or _sources(stage.data.mixture),
         )
+    jobs = [
+        f"{job} indexes the data of {', '.join(stages)}" for job, stages in _index_jobs(training, expansion).items()
+    ]
+    table.caption, table.caption_justify = "\n".join(jobs), "left"
     return table
+
+
+def _index_jobs(training: InternVLTraining, expansion: Expansion) -> dict[str, list[str]]:
+    """The Jobs that index data before it is trained on, each with the stages that need it."""
+    jobs: dict[str, list[str]] = {}
+    for stage in expansion.stages:
+        jobs.setdefault(indexing.job_name(training.metadata.name, stage), []).append(stage.name)
+    return jobs
+
+
+def _sources(mixture: Sequence[MixtureSource]) -> str:
+    names = ", ".join(source.name for source in mixture[:3]) + (", ..." if len(mixture) > 3 else "")
+    return f"{len(mixture)} sources: {names}"
 
 
 def _micro_batches(stage: StagePlan) -> int:

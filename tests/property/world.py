@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from internvl_operator.api.spec import TrainingSpec
-from internvl_operator.api.status import TrainingStatus
+from internvl_operator.api.status import DataIndex, DataIndexState, TrainingStatus
 from internvl_operator.domain import indexing, queries
 from internvl_operator.domain.actions import (
     Action,
@@ -314,6 +314,8 @@ class World:
         alive = [job.create.name for job in self.jobs if job.is_live and job.create.stage.index <= create.stage.index]
         assert not alive, f"{create.name} is created while {alive} live"
         assert not any(index.is_live for index in self.indexes), f"{create.name} is created beside another"
+        done = [stage.data_index for stage in self.status.stages if stage.data_index]
+        assert DataIndex(job=create.name, state=DataIndexState.INDEXED) not in done, f"{create.name} is made needlessly"
         self.indexes.append(Index(create, f"index-{len(self.indexes)}"))
 
     def _made(self) -> set[str]:

@@ -39,7 +39,10 @@ def build(defaults: DataSpec, own: DataSpec, *, index: str, where: str) -> tuple
         return DataConfig.model_validate(fields | {"index": index}), []
     except ValidationError as error:
         return None, [
-            SpecProblem(".".join([where, *(to_camel(str(part)) for part in fault["loc"])]), fault["msg"])
+            SpecProblem(
+                ".".join([where, *(to_camel(str(part)) for part in fault["loc"])]),
+                fault["msg"].removeprefix("Value error, "),
+            )
             for fault in error.errors()
         ]
 

@@ -90,8 +90,35 @@ class Cluster:
         return {job["metadata"]["name"]: job for job in listed}
 
     def job(self, name: str) -> JsonObject:
-        """A PyTorchJob that is expected to come."""
-        return eventually(f"job {name}", lambda: self.jobs().get(name))
+        """A PyTorchJob that is expected to come; what its data needs to be indexed before succeeds."""
+
+        def look() -> JsonObject | None:
+            for pod in self.index_pods():
+                self.end_pod(pod, 0)
+            return self.jobs().get(name)
+
+        return eventually(f"job {name}", look)
+
+    def index_pods(self, run: str | None = None) -> list[str]:
+        """Names of the pods that index data and have not ended, of one run or of all."""
+        selector = labels.INDEX if run is None else f"{labels.INDEX},{labels.RUN_NAME}={run}"
+        listed = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
+        return [pod.metadata.name for pod in listed if pod.status.phase not in ("Succeeded", "Failed")]
+
+    def index_data(self, run: str, exit_code: int = 0, message: str = "") -> str:
+        """End the pod that indexes a run's data, which is expected to come, and tell its name."""
+        (pod,) = eventually(f"a pod that indexes the data of {run}", lambda: self.index_pods(run))
+        self.end_pod(pod, exit_code, message)
+        return pod
+
+    def index_jobs(self) -> dict[str, JsonObject]:
+        """All index Jobs by name."""
+        listed = client.BatchV1Api(self.api).list_namespaced_job(self.namespace, label_selector=labels.INDEX)
+        return {job["metadata"]["name"]: job for job in self.api.sanitize_for_serialization(listed)["items"]}
+
+    def delete_index_job(self, name: str) -> None:
+        """Delete an index Job and its pods, as a person would."""
+        client.BatchV1Api(self.api).delete_namespaced_job(name, self.namespace, propagation_policy="Background")
 
     def config(self, job: str) -> JobConfig:
         """The job config that pods of a job would read."""
@@ -153,9 +180,10 @@ class Cluster:
         return str(answer.status.token)
 
     def events(self) -> list[tuple[str, str]]:
-        """(reason, note) of all Events in the namespace."""
-        listed = client.EventsV1Api(self.api).list_namespaced_event(self.namespace).items
-        return [(event.reason, event.note) for event in listed]
+        """(reason, note) of all Events in the namespace. As plain objects: the client's model refuses those of
+        controllers that give no eventTime."""
+        listed = self.custom.list_namespaced_custom_object("events.k8s.io", "v1", self.namespace, "events")["items"]
+        return [(event["reason"], event["note"]) for event in listed]
 
 
 def commit_checkpoint(config: JobConfig, store: ObjectStore, folder: Path, *, step: int | None = None) -> Manifest:

@@ -123,6 +123,7 @@ def test_one_run_waits_for_another_ones_vision_encoder(
 ) -> None:
     reference = {"trainingRef": {"name": "first", "stage": "warmup"}}
     cluster.submit(make_training("second", vision={"from": reference}))
+    cluster.index_data("second")
     eventually(
         "it looks for the other run",
         lambda: cluster.reason("second", "Progressing") == "VisionSourceNotFound",

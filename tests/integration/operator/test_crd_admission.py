@@ -23,6 +23,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 Document = dict[str, Any]
 
+SOURCE: Document = {"name": "chart_qa", "annotation": "s3://data/chart_qa.jsonl", "repeat": "2.5"}
+
 
 class Kubectl:
     """`kubectl` as a user runs it, in one namespace."""
@@ -98,6 +100,20 @@ def test_every_example_is_accepted(kubectl: Kubectl, path: Path) -> None:
         (with_stage(resources={"nodes": 1}), "spec.stages[].parallelism.tensor: tensor * pipeline must divide"),
         (with_stage(parallelism={"tensor": 1}, globalBatch=6), "spec.stages[].globalBatch: must be a multiple"),
         (training(data={"meta": "s3://data/m.json"}), "spec.stages[].data.tokenizer: must be set"),
+        (training(data={"tokenizer": "s3://data/t"}), "spec.stages[].data.meta: must be set, or data.mixture"),
+        (
+            training(data={"meta": "s3://data/m.json", "mixture": [SOURCE], "tokenizer": "s3://data/t"}),
+            "spec.data.mixture: give one of meta and mixture",
+        ),
+        (
+            with_stage(data={"meta": "s3://data/m.json", "mixture": [SOURCE]}),
+            "spec.stages[].data.mixture: give one of meta and mixture",
+        ),
+        (with_stage(data={"mixture": [SOURCE, SOURCE]}), "spec.stages[0].data.mixture[1]: Duplicate value"),
+        (with_stage(data={"mixture": []}), "spec.stages[0].data.mixture"),
+        (with_stage(data={"mixture": [SOURCE | {"repeat": "0"}]}), "spec.stages[0].data.mixture[0].repeat"),
+        (with_stage(data={"minFrames": 33}), "spec.stages[].data.minFrames: must not be more than maxFrames"),
+        (with_stage(data={"maxBadFraction": "1.1"}), "spec.stages[0].data.maxBadFraction"),
         (training(vision={"from": {}}), "spec.vision.from: give exactly one of trainingRef and uri"),
         (
             training(vision={"from": {"uri": "s3://a/b", "trainingRef": {"name": "x", "stage": "y"}}}),
@@ -135,6 +151,17 @@ def test_defaults_are_those_of_the_models(kubectl: Kubectl) -> None:
 
     assert stored["spec"]["runPolicy"]["retry"]["backoffSeconds"] == {"initial": 10, "max": 300}
     assert stored["spec"]["stages"][0]["loss"] == {"reweighting": "square", "denominator": "global-batch"}
+    assert InternVLTraining.model_validate(stored).spec == InternVLTraining.model_validate(written).spec
+
+
+def test_a_mixture_is_stored_with_its_defaults_and_a_stage_may_have_its_own(kubectl: Kubectl) -> None:
+    written = training("mixture", data={"mixture": [SOURCE], "tokenizer": "s3://data/t"})
+    written["spec"]["stages"][0]["data"] = {"meta": "s3://data/m.json", "minFrames": 4, "frameSampling": "fps0.5"}
+    kubectl.apply(written)
+
+    stored = kubectl.get("mixture")
+
+    assert stored["spec"]["data"]["mixture"] == [SOURCE | {"augment": False}]
     assert InternVLTraining.model_validate(stored).spec == InternVLTraining.model_validate(written).spec
 
 

@@ -53,7 +53,7 @@ def test_an_operator_that_is_killed_again_and_again_makes_each_job_once(
         cluster.job(f"{name}-warmup-a1")
         eventually("the job is on record", lambda name=name: job_uid(cluster, name))
         assert job_uid(cluster, name) == uids(cluster)[f"{name}-warmup-a1"]
-    assert len(cluster.jobs()) == 3
+    assert (len(cluster.jobs()), len(cluster.index_jobs())) == (3, 3)
 
 
 def job_uid(cluster: Cluster, name: str) -> str | None:
@@ -128,6 +128,7 @@ def test_a_foreign_object_in_the_way_is_named_and_not_touched(
     }  # fmt: skip
     cluster.apply(foreign)
     cluster.submit(make_training())
+    cluster.index_data("run")
     eventually("it is told", lambda: cluster.reason("run", "Progressing") == "JobRejected")
     assert "configmaps" in cluster.condition("run", "Progressing")["message"]
     assert cluster.core.read_namespaced_config_map("run-warmup-a1", cluster.namespace).data == {"mine": "yes"}

@@ -94,6 +94,16 @@ def test_plan_shows_stages_and_their_layout() -> None:
     assert "2 x 1 x 32" in output
 
 
+def test_plan_shows_what_each_stage_trains_on_and_the_jobs_that_index_it() -> None:
+    code, output = invoke("plan", str(ROOT / "examples/internvl2-5-8b-mixture.yaml"))
+
+    assert code == 0
+    assert "s3://data/pretrain.json" in output
+    assert "4 sources: sharegpt4v, chart_qa, video_chat, ..." in output
+    assert "indexes the data of stage1, stage1-5" in output
+    assert "indexes the data of stage2" in output
+
+
 def test_plan_tells_the_memory_and_the_layers_of_each_pipeline_stage() -> None:
     code, output = invoke("plan", "-o", "json", str(ROOT / "examples/internvl2-5-78b.yaml"))
 
@@ -112,6 +122,7 @@ def test_plan_as_json_holds_what_the_trainer_will_get() -> None:
     (run,) = json.loads(output)
     assert run["startsFrom"] == {"vision": "run tiny-8b-like, stage stage1-5"}
     assert [stage["layout"] for stage in run["stages"]] == [{"tensor": 2, "pipeline": 1, "data": 1}] * 2
+    assert len({stage["indexJob"] for stage in run["stages"]}) == 1
     assert run["problems"] == []
 
 

@@ -37,6 +37,12 @@ def stage(**changes: Any) -> dict[str, Any]:
         (stage(dropPath="1.5"), "stages.0.dropPath"),
         (written(podTemplate={"sepc": {}}), "podTemplate.sepc"),
         (written(runPolicy={"retry": {"limit": -1}}), "runPolicy.retry.limit"),
+        (written(data={"mixture": []}), "data.mixture"),
+        (written(data={"frameSampling": "fps0"}), "data.frameSampling"),
+        (written(data={"maxBadFraction": "1.5"}), "data.maxBadFraction"),
+        (written(data={"template": "chatml"}), "data.template"),
+        (written(data={"repeatMode": "about"}), "data.repeatMode"),
+        (stage(data={"mixture": [{"name": "a"}]}), "stages.0.data.mixture.0.annotation"),
     ],
 )
 def test_a_mistake_is_refused_at_its_place(document: dict[str, Any], place: str) -> None:
@@ -44,6 +50,24 @@ def test_a_mistake_is_refused_at_its_place(document: dict[str, Any], place: str)
         TrainingSpec.model_validate(document)
 
     assert ".".join(map(str, caught.value.errors()[0]["loc"])) == place
+
+
+@pytest.mark.parametrize("repeat", ["0.01", "0.5", "1", "2.25", "4", "99.9", "100", "100.0"])
+def test_a_data_set_may_be_repeated_up_to_a_hundred_times_in_any_fraction(repeat: str) -> None:
+    source = {"name": "a", "annotation": "s3://data/a.jsonl", "repeat": repeat}
+
+    spec = TrainingSpec.model_validate(written(data={"mixture": [source]}))
+
+    assert spec.data.mixture
+    assert 0 < float(spec.data.mixture[0].repeat) <= 100
+
+
+@pytest.mark.parametrize("repeat", ["0", "0.0", "-1", "100.5", "101", "1e2", "nan", "", "2,5", 2.5])
+def test_and_no_other_number_of_times(repeat: object) -> None:
+    source = {"name": "a", "annotation": "s3://data/a.jsonl", "repeat": repeat}
+
+    with pytest.raises(ValidationError, match="repeat"):
+        TrainingSpec.model_validate(written(data={"mixture": [source]}))
 
 
 def test_an_unknown_model_is_told_the_known_ones() -> None:

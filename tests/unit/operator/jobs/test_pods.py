@@ -78,3 +78,32 @@ def test_a_pod_without_a_stage_is_refused_by_name() -> None:
 
     with pytest.raises(MalformedChildError, match=r"Pod w0 has label training\.internvl\.dev/stage=None"):
         observe_pods([stray])
+
+
+def index_pod(name: str, phase: str, *, job_uid: str = "job-1", **status: Any) -> dict[str, Any]:
+    owners = [{"kind": "Other", "uid": "other"}, {"kind": "Job", "uid": job_uid, "controller": True}]
+    given = {"training.internvl.dev/index": "demo-index-0123456789"}
+    return {
+        "metadata": {"name": name, "labels": given, "ownerReferences": owners},
+        "status": {"phase": phase, **status},
+    }
+
+
+def test_pods_that_index_data_belong_to_no_attempt() -> None:
+    seen = observe_pods([pod("w0", "Running"), index_pod("i1", "Running"), index_pod("i0", "Pending")])
+
+    assert (set(seen.live), seen.live_index) == ({KEY}, ("i0", "i1"))
+
+
+def test_their_failures_are_told_by_the_job_that_they_belong_to() -> None:
+    older, newer = (
+        index_pod(f"i-{uid}", "Failed", job_uid=uid, **ended(2, message=f"of {uid}")) for uid in ("job-1", "job-2")
+    )
+    orphan = index_pod("i-3", "Failed", **ended(1))
+    orphan["metadata"]["ownerReferences"] = []
+
+    failures = observe_pods([older, newer, orphan]).index_failures
+
+    assert {uid: [failure.message for failure in found] for uid, found in failures.items()} == {
+        "job-1": ["of job-1"], "job-2": ["of job-2"], "": [""],
+    }  # fmt: skip
