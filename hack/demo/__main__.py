@@ -183,7 +183,7 @@ def _how_to_look_around(where: target.Target, names: Sequence[str], console: Con
     lines = [
         f"{kubectl} -n {where.namespace} get ivt",
         f"{kubectl} -n {where.namespace} describe ivt {names[0]}",
-        f"{kubectl} -n {where.namespace} get pytorchjobs,pods",
+        f"{kubectl} -n {where.namespace} get jobs,pytorchjobs,pods",
         "",
         *_how_to_stop(where, kubectl),
     ]

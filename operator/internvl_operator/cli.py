@@ -1,7 +1,7 @@
 """The operator's commands of `internvl`: crd, plan and watch. They need no cluster but for watch."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,6 @@ from internvl_operator.api.training import InternVLTraining
 from internvl_operator.domain import indexing, queries
 from internvl_operator.domain.stages import Expansion, StagePlan, expand
 from internvl_operator.domain.state import RunSource
-from internvl_trainer.contract.job import MixtureSource
 from internvl_trainer.contract.memory import GIB, estimate_memory
 from internvl_trainer.contract.pipeline import job_layers
 
@@ -155,12 +154,11 @@ def _as_table(training: InternVLTraining, expansion: Expansion) -> Table:
             f"{stage.layout.tensor} x {stage.layout.pipeline} x {stage.layout.data}",
             f"{max(each.parts.total for each in estimate_memory(stage)) / GIB:.1f}",
             " ".join(stage.checkpoint.publish) or "-",
-            stage.data.meta or _sources(stage.data.mixture),
+            stage.data.meta or f"{len(stage.data.mixture)} sources",
         )
-    jobs = [
-        f"{job} indexes the data of {', '.join(stages)}" for job, stages in _index_jobs(training, expansion).items()
-    ]
-    table.caption, table.caption_justify = "\n".join(jobs), "left"
+    jobs = _index_jobs(training, expansion)
+    table.caption_justify = "left"
+    table.caption = "\n".join(f"{job} indexes the data of {', '.join(stages)}" for job, stages in jobs.items())
     return table
 
 
@@ -170,11 +168,6 @@ def _index_jobs(training: InternVLTraining, expansion: Expansion) -> dict[str, l
     for stage in expansion.stages:
         jobs.setdefault(indexing.job_name(training.metadata.name, stage), []).append(stage.name)
     return jobs
-
-
-def _sources(mixture: Sequence[MixtureSource]) -> str:
-    names = ", ".join(source.name for source in mixture[:3]) + (", ..." if len(mixture) > 3 else "")
-    return f"{len(mixture)} sources: {names}"
 
 
 def _micro_batches(stage: StagePlan) -> int:

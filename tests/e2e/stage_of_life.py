@@ -84,7 +84,7 @@ def children(kubectl: Kubectl, uid: str) -> dict[str, list[str]]:
     """Names of everything that belongs to a run, by kind."""
     return {
         kind: [item["metadata"]["name"] for item in kubectl.items(kind) if belongs_to(item, uid)]
-        for kind in ("pytorchjobs", "pods", "configmaps", "services")
+        for kind in ("jobs", "pytorchjobs", "pods", "configmaps", "services")
     }
 
 

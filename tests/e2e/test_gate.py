@@ -33,7 +33,7 @@ def test_a_corrupted_shard_keeps_the_next_stage_from_starting_and_status_says_wh
         small_stage("stage2", Component.PROJECTOR, Component.LANGUAGE, steps=2),
     )
     uid = platform.apply(run)
-    wait_for("the job to be there", lambda: kubectl.exists("pytorchjob", "corrupt-stage1-a1"), seconds=60)
+    wait_for("the job to be there", lambda: kubectl.exists("pytorchjob", "corrupt-stage1-a1"), seconds=180)
     operator_away()
     wait_for("stage1's job to succeed", lambda: succeeded(kubectl.get("pytorchjob", "corrupt-stage1-a1")), seconds=240)
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from hack.demo.outcome import StageOutcome, read_outcomes
-from internvl_operator.api.status import Phase, StageState, TrainingStatus
+from internvl_operator.api.reasons import Reason
+from internvl_operator.api.status import ConditionType, Phase, StageState, TrainingStatus
 from internvl_operator.console.tables import message_of
 from internvl_trainer.contract import keys
 from tests.e2e.conftest import Platform
@@ -114,7 +115,8 @@ def test_a_killed_operator_and_a_killed_worker_change_nothing_in_the_end(
     calm, now = losses(undisturbed), losses(outcomes(platform, steady.name))
     assert now == calm, "the operator's death must not show in any step"
     assert [stage.attempt for stage in status(kubectl, steady.name).stages] == [1, 1, 1]
-    assert len(children(kubectl, uids[steady.name])["pytorchjobs"]) == 3
+    made = children(kubectl, uids[steady.name])
+    assert (len(made["pytorchjobs"]), len(made["jobs"])) == (3, 1), "stages with the same data share its index"
 
     after = outcomes(platform, struck.name)
     assert [stage.status.attempt for stage in after] == [1, 2, 1]
@@ -145,3 +147,17 @@ def test_deleting_a_run_takes_its_children_and_keeps_its_checkpoints(platform: P
         say=lambda: str(children(kubectl, uid)),
     )  # fmt: skip
     assert platform.store.read(checkpoint.uri), "the checkpoint outlives the run"
+
+
+def test_data_that_cannot_be_used_is_told_before_anything_trains_on_it(platform: Platform):
+    kubectl = platform.kubectl
+    training = platform.training(small_run("unreadable"))
+    for stage in training["spec"]["stages"]:
+        stage["data"]["meta"] = f"{platform.data_uri}/no-such-meta.json"
+    kubectl.apply([training])
+    ended = finished(kubectl, "unreadable", seconds=180)
+    failed = ended.condition(ConditionType.FAILED)
+    assert failed is not None
+    assert failed.reason == Reason.DATA_INVALID
+    assert "no-such-meta.json" in failed.message
+    assert not children(kubectl, str(kubectl.get("internvltraining", "unreadable")["metadata"]["uid"]))["pytorchjobs"]

@@ -99,7 +99,7 @@ def test_plan_shows_what_each_stage_trains_on_and_the_jobs_that_index_it() -> No
 
     assert code == 0
     assert "s3://data/pretrain.json" in output
-    assert "4 sources: sharegpt4v, chart_qa, video_chat, ..." in output
+    assert "4 sources" in output
     assert "indexes the data of stage1, stage1-5" in output
     assert "indexes the data of stage2" in output
 
