@@ -142,8 +142,9 @@ def test_deleting_a_run_takes_its_children_and_keeps_its_checkpoints(platform: P
     checkpoint = status(kubectl, run.name).stage("stage1").last_checkpoint
     assert checkpoint is not None
     kubectl.delete("internvltraining", run.name)
+    # A pod that is told to stop before its launcher listens takes its whole grace period of 120 s.
     wait_for(
-        "every child to be gone", lambda: not any(children(kubectl, uid).values()), seconds=120,
+        "every child to be gone", lambda: not any(children(kubectl, uid).values()), seconds=200,
         say=lambda: str(children(kubectl, uid)),
     )  # fmt: skip
     assert platform.store.read(checkpoint.uri), "the checkpoint outlives the run"

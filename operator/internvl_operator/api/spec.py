@@ -243,7 +243,11 @@ class RetrySpec(ApiModel):
     """How often a stage may fail."""
 
     limit: int = Field(
-        default=3, ge=0, le=100, description="failures of a stage that another attempt follows; interruptions are free"
+        default=3,
+        ge=0,
+        le=100,
+        description="failures of a stage that another attempt follows, and failed pods "
+        "of an index Job that another one follows; interruptions are free",
     )
     backoff_seconds: BackoffSpec = BackoffSpec()
 
@@ -254,7 +258,8 @@ class RunPolicySpec(ApiModel):
     retry: RetrySpec = RetrySpec()
     attempt_timeout_seconds: int = Field(
         default=0, ge=0, le=31_536_000,
-        description="an attempt whose job is older is stopped and counts as failed; 0: no limit",
+        description="an attempt whose job is older, or a pod of an index Job that is, is stopped and counts as failed; "
+        "0: no limit",
     )  # fmt: skip
     checkpoint_timeout_seconds: int = Field(
         default=300, ge=0, le=86400,

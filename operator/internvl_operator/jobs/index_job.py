@@ -12,6 +12,10 @@ from internvl_trainer.contract.job import CONFIG_FILE, CONFIG_FOLDER
 API_VERSION = "batch/v1"
 KIND = "Job"
 
+GRACE_SECONDS = 5
+"""From SIGTERM to SIGKILL. A pod that indexes has nothing to commit, and Python as a container's first process hears
+no SIGTERM unless it has asked for it."""
+
 _HOPELESS = "PodFailurePolicy"
 """The Job controller's reason for a failure that our rule about exit codes has decided."""
 
@@ -89,5 +93,5 @@ def _duty(create: CreateIndexJob) -> Duty:
             name: {resource: amount for resource, amount in amounts.items() if "/" not in resource}
             for name, amounts in compute(create.stage).items()
         },
-        enforced={"restartPolicy": "Never", **limit},
+        enforced={"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS, **limit},
     )

@@ -54,15 +54,10 @@ def pod_template(stage: StagePlan, duty: Duty, platform: Platform) -> JsonObject
     template = lay_over(template, platform.pod_template, "trainer.podTemplate")
     template = lay_over(template, stage.pod_template.to_dict(), "spec.podTemplate")
     # What the operator itself relies on comes last.
+    template = lay_over(template, {"metadata": {"labels": duty.labels}, "spec": duty.enforced})
     grace = template["spec"].get("terminationGracePeriodSeconds", GRACE_SECONDS)
-    enforced = {
-        "metadata": {"labels": duty.labels},
-        "spec": {
-            **duty.enforced,
-            "containers": [{"name": CONTAINER, "env": [variable(environment.GRACE_SECONDS, grace)]}],
-        },
-    }
-    return lay_over(template, enforced)
+    told = {"name": CONTAINER, "env": [variable(environment.GRACE_SECONDS, grace)]}
+    return lay_over(template, {"spec": {"containers": [told]}})
 
 
 def compute(stage: StagePlan) -> dict[str, dict[str, str]]:

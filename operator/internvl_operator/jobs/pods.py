@@ -32,9 +32,8 @@ def observe_pods(pods: Iterable[JsonObject]) -> PodsSeen:
         MalformedChildError: a pod carries neither the labels of an attempt nor that of an index Job.
     """
     found = list(pods)
-    indexing = [pod for pod in found if labels.INDEX in pod["metadata"].get("labels", {})]
-    live, failures = _sorted_by(lambda pod: attempt_key(pod, "Pod"), [pod for pod in found if pod not in indexing])
-    live_index, index_failures = _sorted_by(_controller, indexing)
+    live, failures = _sorted_by(lambda pod: attempt_key(pod, "Pod"), (pod for pod in found if not _indexes_data(pod)))
+    live_index, index_failures = _sorted_by(_controller, filter(_indexes_data, found))
     names = tuple(sorted(name for names in live_index.values() for name in names))
     return PodsSeen(live, failures, names, index_failures)
 
@@ -55,6 +54,10 @@ def _sorted_by[Key](
         {key: tuple(sorted(names)) for key, names in live.items()},
         {key: tuple(found) for key, found in failures.items()},
     )
+
+
+def _indexes_data(pod: JsonObject) -> bool:
+    return labels.INDEX in pod["metadata"].get("labels", {})
 
 
 def _controller(pod: JsonObject) -> str:

@@ -107,7 +107,7 @@ def test_it_has_the_images_the_credentials_and_the_overlay_of_the_stages_pods() 
     storage = {"uri": "s3://runs/demo", "secretRef": {"name": "s3-cred"}}
     overlay = {
         "metadata": {"labels": {"team": "vision", "training.internvl.dev/index": "mine"}},
-        "spec": {"serviceAccountName": "trainer", "restartPolicy": "OnFailure"},
+        "spec": {"serviceAccountName": "trainer", "restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 600},
     }
 
     laid = template(storage=storage, podTemplate=overlay, image={"ref": "trainer:1", "pullSecrets": [{"name": "reg"}]})
@@ -115,6 +115,7 @@ def test_it_has_the_images_the_credentials_and_the_overlay_of_the_stages_pods() 
     assert laid["spec"]["serviceAccountName"] == "trainer"
     assert laid["spec"]["imagePullSecrets"] == [{"name": "reg"}]
     assert laid["spec"]["restartPolicy"] == "Never", "the Job's retries rest on it"
+    assert laid["spec"]["terminationGracePeriodSeconds"] == 5, "the grace period is for a checkpoint, and it has none"
     assert laid["metadata"]["labels"]["team"] == "vision"
     assert laid["metadata"]["labels"]["training.internvl.dev/index"] != "mine"
     (pod,) = laid["spec"]["containers"]
