@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageChops
@@ -20,6 +22,11 @@ EXAMPLE = Path(__file__).parents[4] / "trainer/examples/tiny.yaml"
 
 def files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def frames(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def test_it_is_a_job_of_fifty_steps_for_one_process_on_a_model_of_the_catalogue() -> None:
@@ -43,6 +50,9 @@ def test_its_data_is_what_the_script_makes(tmp_path: Path) -> None:
         if path.suffix == ".png":  # compressed as the machine's zlib does it
             pictures = [Image.open(each).convert("RGB") for each in (path, made[name])]
             assert ImageChops.difference(*pictures).getbbox() is None, name
+        elif path.suffix == ".mp4":  # encoded as the machine's FFmpeg does it
+            clips = [np.stack(frames(each)).astype(int) for each in (path, made[name])]
+            assert abs(clips[0] - clips[1]).mean() < 2, name
         else:
             assert path.read_bytes() == made[name].read_bytes(), name
 
