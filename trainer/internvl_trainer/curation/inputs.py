@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from internvl_trainer.contract import catalog, environment
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.contract.job import DataConfig
+from internvl_trainer.contract.job import DataConfig, JobConfig
 from internvl_trainer.data.errors import DataError
 from internvl_trainer.data.index import MeasuringProcessDiedError
 from internvl_trainer.launch.job_file import JobFileError, from_folder, parse_change, read_job
@@ -30,6 +30,8 @@ class Inputs(NamedTuple):
     store: ObjectStore
     cache: Path
     """Folder of this machine for indexes and copies of remote annotations; it may be kept or lost at will."""
+    job: JobConfig | None = None
+    """Where the data was named by one."""
 
 
 def takes_data(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,6 +52,7 @@ def takes_data(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         with _failing_well():
+            job: JobConfig | None = None
             if config is None:
                 data, geometry = _of_meta(meta, tokenizer, model, changes)
                 store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
@@ -63,7 +66,7 @@ def takes_data(command: Callable[..., None]) -> Callable[..., None]:
                     region=region or storage.region,
                     path_style=storage.path_style and not virtual_host_style,
                 )
-            command(inputs=Inputs(data, geometry, store, cache), **options)
+            command(inputs=Inputs(data, geometry, store, cache, job), **options)
 
     for option in reversed(_OPTIONS):
         told = option(told)

@@ -41,7 +41,7 @@ def index(inputs: Inputs, processes: int | None, output: str) -> None:
     internvl data index --config job.yaml
     internvl data index s3://data/meta.json --tokenizer s3://models/InternVL2_5-8B --set index=s3://data/index
     """
-    data, model, store, cache = inputs
+    data, model, store, cache, _ = inputs
     sources = read_sources(data, store)
     tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
     with watching(Console(stderr=True), [source.name for source in sources]) as watch:

@@ -1,0 +1,1 @@
+"""What a mixture consists of, counted from its indexes alone."""
