@@ -1,0 +1,96 @@
+"""Worker processes that each make something of one argument after the other; results come in the arguments' order."""
+
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any, ClassVar
+
+from internvl_trainer.contract.exit_codes import ExitCode
+
+AHEAD = 4
+"""Arguments under way for each worker: as many results as that may be held until an earlier one is done."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended without an answer: killed, by a person or for want of memory, or crashed."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.PEER_LOST
+
+
+def run_in_order[Argument, Result](
+    arguments: Iterable[Argument],
+    work: Callable[[Argument], Result],
+    *,
+    workers: int,
+    begin: Callable[..., None],
+    given: tuple[object, ...],
+    describe: Callable[[Argument], str],
+) -> Generator[tuple[Argument, Result]]:
+    """Each argument with what `work` made of it, in order; a bounded number of them is under way at a time.
+
+    Args:
+        work: called in a worker process; an exception of it is raised here.
+        begin: called once in every worker process, with `given`.
+        describe: what a worker had in hand, for the message when it dies.
+
+    Raises:
+        WorkerDiedError: names what the workers may have had in hand.
+    """
+    under_way: deque[tuple[Argument, Future[Result]]] = deque()
+    with _pool(workers, begin, given) as pool:
+        try:
+            for argument in arguments:
+                under_way.append((argument, pool.submit(work, argument)))
+                if len(under_way) == AHEAD * workers:
+                    yield under_way[0][0], under_way[0][1].result()
+                    under_way.popleft()
+            while under_way:
+                yield under_way[0][0], under_way[0][1].result()
+                under_way.popleft()
+        except BrokenProcessPool as error:
+            held = [describe(argument) for argument, future in under_way if not _has_result(future)][:workers]
+            raise WorkerDiedError(
+                f"a worker process died: killed, out of memory, or a decoder crashed. In hand were {'; '.join(held)}. "
+                "Use fewer --workers if memory ran out, else leave out what crashes it"
+            ) from error
+
+
+@contextmanager
+def _pool(workers: int, begin: Callable[..., None], given: tuple[object, ...]) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes are gone at the end, also those that wait for a file that never comes."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(begin, given))
+    try:
+        yield pool
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(begin: Callable[..., None], given: tuple[object, ...]) -> None:
+    # A terminal's Ctrl-C reaches the workers, too; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin(*given)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, which would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in processes that multiprocessing started"
+    connection.wait([parent.sentinel])
+    signal.raise_signal(signal.SIGKILL)
+
+
+def _has_result(future: "Future[Any]") -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
