@@ -79,6 +79,12 @@ class ImageUnreadableError(BadSampleError):
     reason = "image unreadable"
 
 
+class ImageTooLargeError(BadSampleError):
+    """An image has more pixels than are decoded."""
+
+    reason = "image too large"
+
+
 class ImageSizeMismatchError(BadSampleError):
     """The record's width and height give another grid of tiles than the image itself."""
 

@@ -1,51 +1,33 @@
-"""Remote objects as local files: a read-only cache that all processes of a node can share."""
-
-import hashlib
-from pathlib import Path
+"""The bytes of media and of small configuration files, by URI."""
 
 from internvl_trainer.data.errors import MetaError
 from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
 
+HEADER = 64 * 1024
+"""Bytes in which nearly every image file states its size."""
 
-class MediaCache:
-    """Local copies of objects, each downloaded when it is first asked for.
 
-    Copies appear under their final name only when they are whole, so processes that share the folder may race: the
-    worst is that an object is downloaded twice. Objects with a file:// URI or a plain path are used where they are.
+class MediaReader:
+    """Reads images and videos where they are: nothing is kept, in memory or on disk.
+
+    Safe to use from several threads, and to pickle.
     """
 
-    def __init__(self, store: ObjectStore, folder: Path) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._folder = folder
 
-    def media(self, uri: str) -> Path:
-        """The local file of an image. An object must not change its content under the same URI.
+    def read(self, uri: str) -> bytes:
+        """All bytes of an object.
 
         Raises:
             ObjectNotFoundError: there is no such object.
             StoreError: the store did not answer.
         """
-        return _local(uri) or self._fetch(uri, uri)
+        return self._store.read(uri)
 
-    def annotation(self, uri: str) -> Path:
-        """The local file of an annotation, which may be replaced between runs: its ETag is part of the copy's name.
-
-        Raises:
-            MetaError: there is no such object.
-            StoreError: the store did not answer.
-        """
-        found = next((info for info in self._store.list(uri) if info.uri == uri), None)
-        if found is None:
-            raise MetaError(f"annotation {uri} does not exist; correct the meta JSON or upload the file")
-        return _local(uri) or self._fetch(uri, f"{uri}#{found.etag}")
-
-    def _fetch(self, uri: str, identity: str) -> Path:
-        digest = hashlib.sha256(identity.encode()).hexdigest()
-        path = self._folder / digest[:2] / digest
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._store.download(uri, path)
-        return path
+    def read_header(self, uri: str) -> bytes:
+        """The first HEADER bytes of an object, all of a smaller one; raises like `read`."""
+        return self._store.read_range(uri, 0, HEADER)
 
 
 def read_text_object(store: ObjectStore, uri: str, what: str) -> bytes:
@@ -58,10 +40,3 @@ def read_text_object(store: ObjectStore, uri: str, what: str) -> bytes:
         return store.read(uri)
     except ObjectNotFoundError as error:
         raise MetaError(f"{what} {uri} does not exist; correct the URI or upload the file") from error
-
-
-def _local(uri: str) -> Path | None:
-    scheme, separator, path = uri.partition("://")
-    if not separator:
-        return Path(uri)
-    return Path(path) if scheme == "file" else None

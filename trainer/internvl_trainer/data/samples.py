@@ -12,7 +12,7 @@ from internvl_trainer.contract.job import DataConfig
 from internvl_trainer.data import images
 from internvl_trainer.data.conversations import ConversationEncoder, Encoded
 from internvl_trainer.data.errors import TokenizerError, TooManyTilesError
-from internvl_trainer.data.media import MediaCache
+from internvl_trainer.data.media import MediaReader
 from internvl_trainer.data.packing import PackLimits
 from internvl_trainer.data.records import Kind, Record
 from internvl_trainer.data.sources import Source
@@ -47,7 +47,7 @@ class SampleReader:
         TokenizerError: the tokenizer has more ids than the model has embedding rows.
     """
 
-    def __init__(self, data: DataConfig, model: ModelGeometry, tokenizer: Tokenizer, media: MediaCache) -> None:
+    def __init__(self, data: DataConfig, model: ModelGeometry, tokenizer: Tokenizer, media: MediaReader) -> None:
         _check_vocabulary(tokenizer, model, data.tokenizer)
         self.limits = PackLimits(data.pack_tokens, data.pack_tiles)
         self._rules = images.Tiling(model.vision.image_size, data.max_tiles, data.thumbnail)

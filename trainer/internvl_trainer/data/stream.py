@@ -20,7 +20,7 @@ from internvl_trainer.data.conversations import IGNORED
 from internvl_trainer.data.errors import MetaError
 from internvl_trainer.data.index import GOOD, open_indexes
 from internvl_trainer.data.loss_weights import LossReweighting, token_weights
-from internvl_trainer.data.media import MediaCache
+from internvl_trainer.data.media import MediaReader
 from internvl_trainer.data.packing import EpochPlan, plan_epoch
 from internvl_trainer.data.samples import Sample, SampleReader
 from internvl_trainer.data.seeding import Purpose
@@ -93,9 +93,8 @@ class PackStream:
     ) -> None:
         self._data = data
         self._mode: LossReweighting = loss_reweighting
-        self._media = MediaCache(store, cache)
         self.tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
-        self._reader = SampleReader(data, model, self.tokenizer, self._media)
+        self._reader = SampleReader(data, model, self.tokenizer, MediaReader(store))
         self._index = open_indexes(data, model, self.tokenizer, store, cache)
         self._good = [np.flatnonzero(index.rows["reason"] == GOOD) for index in self._index]
         self._epochs: list[_Epoch] = []

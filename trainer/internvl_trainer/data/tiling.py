@@ -1,19 +1,17 @@
 """Dynamic high resolution: which grid an image is cut into, and the cutting.
 
 Source: InternVL-2.5 report, section 3.1, and the released behaviour (bicubic resize to the grid regardless of
-distortion, row-major tiles, thumbnail last, one JPEG pass per tile as augmentation).
-Shapes: N tiles, H and W one tile's height and width, C = 3 colours.
+distortion, row-major tiles, thumbnail last).
+Shapes: N tiles, S a tile's side, H and W an image's height and width, C = 3 colours.
 """
 
-import io
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
-JPEG_QUALITIES = (75, 100)
-"""Range, both ends included, of the quality at which an augmented tile is re-encoded."""
+from internvl_trainer.data.pixels.decode import rgb
+from internvl_trainer.data.pixels.resize import fill_tiles
 
 
 @lru_cache(maxsize=256)
@@ -82,7 +80,7 @@ def max_tiles_per_image(max_tiles: int, images: int) -> int:
 
 
 def tile_image(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     *,
     min_tiles: int = 1,
     max_tiles: int = 12,
@@ -91,26 +89,22 @@ def tile_image(
 ) -> np.ndarray:
     """Cut an image into square tiles.
 
+    Args:
+        image: of Pillow, in any mode, or uint8[H, W, 3].
+
     Returns:
         uint8[N, tile_size, tile_size, 3]: the grid's tiles in reading order, then, if there is more than one and
         `thumbnail` is set, the whole image as one tile.
+
+    Raises:
+        ValueError: an array of another shape or type; sizes as for `choose_grid`.
     """
-    image = image.convert("RGB")
-    columns, rows = choose_grid(image.width, image.height, min_tiles, max_tiles, tile_size)
-    grid = np.asarray(image.resize((columns * tile_size, rows * tile_size), Image.Resampling.BICUBIC))
-    by_row_and_column = grid.reshape(rows, tile_size, columns, tile_size, 3).transpose(0, 2, 1, 3, 4)
-    tiles_NHWC = by_row_and_column.reshape(-1, tile_size, tile_size, 3)
-    if thumbnail and len(tiles_NHWC) > 1:
-        whole = np.asarray(image.resize((tile_size, tile_size), Image.Resampling.BICUBIC))
-        tiles_NHWC = np.concatenate([tiles_NHWC, whole[None]])
-    return np.ascontiguousarray(tiles_NHWC)
-
-
-def jpeg_round_trip(tiles_NHWC: np.ndarray, qualities: Sequence[int]) -> np.ndarray:
-    """Each tile after being written as JPEG at its own quality and read again: the recipe's only augmentation."""
-    augmented = np.empty_like(tiles_NHWC)
-    for n, (tile_HWC, quality) in enumerate(zip(tiles_NHWC, qualities, strict=True)):
-        buffer = io.BytesIO()
-        Image.fromarray(tile_HWC).save(buffer, format="JPEG", quality=int(quality))
-        augmented[n] = np.asarray(Image.open(buffer).convert("RGB"))
-    return augmented
+    pixels_HWC = image if isinstance(image, np.ndarray) else rgb(image)
+    if pixels_HWC.dtype != np.uint8 or pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3:
+        raise ValueError(f"an image must be uint8[H, W, 3]; is {pixels_HWC.dtype}{list(pixels_HWC.shape)}")
+    height, width, _ = pixels_HWC.shape
+    columns, rows = choose_grid(width, height, min_tiles, max_tiles, tile_size)
+    count = columns * rows + (thumbnail and columns * rows > 1)
+    tiles_NSSC = np.empty((count, tile_size, tile_size, 3), dtype=np.uint8)
+    fill_tiles(tiles_NSSC, pixels_HWC, columns, rows)
+    return tiles_NSSC

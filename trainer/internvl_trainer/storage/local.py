@@ -1,5 +1,6 @@
 """A folder as an object store: for tests, for one machine, and for a file system that all nodes share."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from internvl_trainer.storage.errors import (
 from internvl_trainer.storage.unfinished import PREFIX, unfinished
 
 CHUNK = 4 * 1024 * 1024
+
+_NAMES_NO_FILE = frozenset({errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 class LocalFolder:
@@ -122,6 +125,8 @@ def _translated(operation: str, location: str) -> Iterator[None]:
     except PermissionError as error:
         raise StoreDeniedError(f"cannot {operation} {location}: permission denied on {error.filename}") from error
     except OSError as error:
+        if operation == "read" and error.errno in _NAMES_NO_FILE:
+            raise ObjectNotFoundError(f"cannot read {location}: {error.strerror}") from error
         raise StoreUnavailableError(
             f"cannot {operation} {location}: {error.strerror or type(error).__name__}"
         ) from error

@@ -16,7 +16,7 @@ from internvl_trainer.data.index import chunks
 from internvl_trainer.data.index.chunks import Line
 from internvl_trainer.data.index.lines import AnnotationFile
 from internvl_trainer.data.index.rows import GOOD, ROW, code_of
-from internvl_trainer.data.media import MediaCache
+from internvl_trainer.data.media import MediaReader
 from internvl_trainer.data.records import Kind, Record, parse_record
 from internvl_trainer.data.samples import Measured, SampleReader
 from internvl_trainer.data.sources import Source
@@ -83,7 +83,7 @@ class Measuring:
 
     def reader(self) -> SampleReader:
         """A reader for the process that calls this."""
-        return SampleReader(self.data, self.model, self.tokenizer, MediaCache(self.store, self.cache))
+        return SampleReader(self.data, self.model, self.tokenizer, MediaReader(self.store))
 
 
 class _Outcome(NamedTuple):

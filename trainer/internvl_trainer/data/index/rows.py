@@ -45,6 +45,7 @@ REASONS: dict[int, type[BadSampleError]] = {
     7: errors.VisualBlockCutError,
     8: errors.TooManyTilesError,
     9: errors.NothingSupervisedError,
+    10: errors.ImageTooLargeError,
 }
 """Codes of the kinds of fault. Indexes that are kept have them: a code is never given another meaning."""
 
