@@ -24,7 +24,8 @@ SPLIT = (
 def texts() -> list[str]:
     """Everything that the golden files tokenise, cut where special tokens stand."""
     golden = json.loads((HERE / "conversation_labels.json").read_text())
-    found = ["system\n", "user\n", "assistant\n", "\n", golden["templates"]["internvl2_5"]["system_message"]]
+    messages = [golden["templates"][name]["system_message"] for name in ("internvl2_5", "Hermes-2")]
+    found = ["system\n", "user\n", "assistant\n", "\n", *messages, *(f"system\n{message}" for message in messages)]
     records = golden["cases"] + json.loads((HERE / "dataset_samples.json").read_text())["records"]
     for record in records:
         for turn in record["conversations"]:

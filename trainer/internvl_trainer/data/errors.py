@@ -56,9 +56,33 @@ class MalformedRecordError(BadSampleError):
 
 
 class VideoNotSupportedError(BadSampleError):
-    """The sample holds a video, which this version does not read."""
+    """The sample holds several videos, or a video among images: InternVL's format has no text for either."""
 
     reason = "video not supported"
+
+
+class VideoUnreadableError(BadSampleError):
+    """The video is missing, empty, without pictures, damaged or too large."""
+
+    reason = "video unreadable"
+
+
+class ClipOutsideVideoError(BadSampleError):
+    """The record's clip begins after its video has ended."""
+
+    reason = "clip outside video"
+
+
+class MalformedBoxError(BadSampleError):
+    """A grounding box has a coordinate that is no number."""
+
+    reason = "malformed box"
+
+
+class TurnOrderError(BadSampleError):
+    """The conversation has turns that its template has no place for."""
+
+    reason = "turns do not fit the template"
 
 
 class PlaceholderMismatchError(BadSampleError):
