@@ -9,7 +9,7 @@ import pytest
 
 from hack.demo import records
 from hack.demo.pictures import Picture, is_held_out, read_pictures
-from internvl_trainer.data.conversations import with_placeholders
+from internvl_trainer.data.conversations.placeholders import placed
 from internvl_trainer.data.records import Record, parse_record
 
 pytestmark = pytest.mark.unit
@@ -67,9 +67,10 @@ def _all_kinds() -> Iterator[records.Record]:
 
 def test_every_record_is_one_that_the_trainer_reads() -> None:
     for record in _all_kinds():
-        parsed = with_placeholders(_parsed(record))
-        assert parsed.turns[0].role == "system"
-        assert parsed.turns[-1].role == "gpt"
+        parsed = _parsed(record)
+        turns = placed(parsed, len(parsed.images), in_answers=False)
+        assert turns[0].role == "system"
+        assert turns[-1].role == "gpt"
         assert len(parsed.sizes or ()) == len(parsed.images)
 
 

@@ -89,6 +89,8 @@ class DataConfig(Contract):
             raise ValueError("give one of data.meta (InternVL's meta JSON) and data.mixture (the data sets themselves)")
         if self.min_frames > self.max_frames:
             raise ValueError(f"min_frames is {self.min_frames}, more than max_frames, {self.max_frames}")
+        if self.frame_sampling.startswith("fps") and not float(self.frame_sampling.removeprefix("fps")):
+            raise ValueError(f"frame_sampling is {self.frame_sampling}; a video shows more than 0 frames a second")
         return self
 
 

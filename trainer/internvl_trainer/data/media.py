@@ -1,5 +1,7 @@
 """The bytes of media and of small configuration files, by URI."""
 
+from pathlib import Path
+
 from internvl_trainer.data.errors import MetaError
 from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
 
@@ -28,6 +30,23 @@ class MediaReader:
     def read_header(self, uri: str) -> bytes:
         """The first HEADER bytes of an object, all of a smaller one; raises like `read`."""
         return self._store.read_range(uri, 0, HEADER)
+
+    def read_at_most(self, uri: str, size: int) -> bytes | None:
+        """All bytes of an object, None if it has more than `size`; raises like `read`."""
+        payload = self._store.read_range(uri, 0, size + 1)
+        return payload if len(payload) <= size else None
+
+    def files_in(self, folder: str) -> list[str]:
+        """URIs of the objects directly in a folder, whose URI ends with a slash; none is no error."""
+        return [found.uri for found in self._store.list(folder) if "/" not in found.uri.removeprefix(folder)]
+
+    @staticmethod
+    def local(uri: str) -> Path | None:
+        """Where an object is a file that can be read in place; None in a remote store."""
+        scheme, separator, path = uri.partition("://")
+        if not separator:
+            return Path(uri)
+        return Path(path) if scheme == "file" else None
 
 
 def read_text_object(store: ObjectStore, uri: str, what: str) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import DataConfig
-from internvl_trainer.data import images
+from internvl_trainer.data import boxes, images
 from internvl_trainer.data.conversations import ConversationEncoder, Encoded
 from internvl_trainer.data.errors import TokenizerError, TooManyTilesError
 from internvl_trainer.data.media import MediaReader
@@ -17,6 +17,8 @@ from internvl_trainer.data.packing import PackLimits
 from internvl_trainer.data.records import Kind, Record
 from internvl_trainer.data.sources import Source
 from internvl_trainer.data.tokenizer import Tokenizer
+from internvl_trainer.data.video.frames import Sampling
+from internvl_trainer.data.video.reader import VideoReader
 
 
 class Measured(NamedTuple):
@@ -34,7 +36,7 @@ class Sample(NamedTuple):
     source: Source
     encoded: Encoded
     tiles: list[int]
-    """Of each of its images."""
+    """Of each of its images; one for each frame of its video."""
 
 
 class SampleReader:
@@ -52,37 +54,56 @@ class SampleReader:
         self.limits = PackLimits(data.pack_tokens, data.pack_tiles)
         self._rules = images.Tiling(model.vision.image_size, data.max_tiles, data.thumbnail)
         self._media = media
-        self._encoder = ConversationEncoder(tokenizer, tokens_per_tile=model.tokens_per_tile)
+        sampling = Sampling(data.frame_sampling, data.min_frames, data.max_frames)
+        self._videos = VideoReader(sampling, model.vision.image_size, media)
+        self._encoder = ConversationEncoder(
+            tokenizer, tokens_per_tile=model.tokens_per_tile, template=data.template
+        )  # fmt: skip
 
     def measure(self, record: Record, source: Source) -> Measured:
         """Tokens and tiles of a sample, without decoding its pixels.
+
+        No file is opened for text, for images whose sizes the record states, and for videos whose frames are not
+        counted by seconds.
 
         Raises:
             BadSampleError: it cannot be trained on.
             StoreError: the store did not answer.
         """
         sample = self.encode(record, source)
-        tiles = sum(sample.tiles)
-        if tiles > self.limits.tiles:
-            raise TooManyTilesError(
-                record.name, f"{tiles} tiles, a pack holds {self.limits.tiles}; lower max_dynamic_patch for it"
-            )
-        return Measured(len(sample.encoded.tokens), tiles, record.kind)
+        return Measured(len(sample.encoded.tokens), sum(sample.tiles), record.kind)
 
     def encode(self, record: Record, source: Source) -> Sample:
         """Token ids and labels of a sample, and how many tiles each of its images has; raises like `measure`."""
-        tiles = images.tile_counts(record, source, self._rules, self._media)
+        boxes.check(record)
+        tiles = self._tiles(record, source)
+        if (total := sum(tiles)) > self.limits.tiles:
+            setting = "max_dynamic_patch" if record.video is None else "max_frames"
+            raise TooManyTilesError(
+                record.name, f"{total} tiles, a pack holds {self.limits.tiles}; lower {setting} for it"
+            )
         encoded = self._encoder.encode(record, tiles, max_tokens=self.limits.tokens)
         return Sample(record, source, encoded, tiles)
 
-    def load_tiles(self, sample: Sample, key: tuple[int, ...]) -> np.ndarray:
-        """All tiles of a sample, uint8[N, H, W, C]; `key` seeds what is drawn for them.
+    def load_tiles(self, sample: Sample, key: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+        """All tiles of a sample, uint8[N, H, W, C], written to `out` if given.
+
+        Args:
+            key: seeds what is drawn for them: JPEG qualities of images, frames of a video.
 
         Raises:
-            BadSampleError: an image is missing, damaged or of another size than its record says.
+            BadSampleError: an image or video is missing, damaged or of another size than was measured.
             StoreError: the store did not answer.
         """
-        return images.load_tiles(sample.record, sample.source, sample.tiles, self._rules, self._media, key)
+        record, source, _, tiles = sample
+        if record.video is not None:
+            return self._videos.load_tiles(record, source, len(tiles), key, out)
+        return images.load_tiles(record, source, tiles, self._rules, self._media, key, out)
+
+    def _tiles(self, record: Record, source: Source) -> list[int]:
+        if record.video is not None:
+            return [1] * self._videos.count(record, source)
+        return images.tile_counts(record, source, self._rules, self._media)
 
 
 def _check_vocabulary(tokenizer: Tokenizer, model: ModelGeometry, uri: str) -> None:

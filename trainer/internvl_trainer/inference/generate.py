@@ -95,8 +95,8 @@ class Answerer:
         for candidate in candidates:
             record = _record(question, Turn("gpt", candidate))
             encoded = self._encoder.encode(record, counts, max_tokens=self._max_tokens)
-            segments.append(encoded.tokens)
-            labels.append([*encoded.labels[1:], IGNORED])
+            segments.append(encoded.tokens.tolist())
+            labels.append([*encoded.labels[1:].tolist(), IGNORED])
         loss: PackLoss = self._model(self._batch(segments, labels), visual_TH.repeat(len(candidates), 1))
         supervised = [len(row) - row.count(IGNORED) for row in labels]
         return [-float(losses.sum()) for losses in torch.split(loss.losses_K, supervised)]

@@ -53,7 +53,9 @@ def _packs(stream: PackStream, epoch: int, **options: Any) -> list[Pack]:
 def test_every_sample_comes_once_an_epoch_within_the_limits(mixed: PackStream, epoch: int) -> None:
     packs = _packs(mixed, epoch, with_tiles=False)
 
-    assert sorted(name for pack in packs for name in pack.sample_ids) == sorted(f"mix:{n}" for n in range(30))
+    assert sorted(name for pack in packs for name in pack.sample_ids) == sorted(
+        f"mix:{n} (mix.jsonl line {n + 1})" for n in range(30)
+    )
     assert all(len(pack.tokens_S) <= 600 and pack.tile_count <= 14 for pack in packs)
 
 
@@ -135,7 +137,7 @@ def test_repeat_time_draws_a_data_set_more_often(make_stream: MakeStream) -> Non
     names = [name for pack in _packs(stream, 0, with_tiles=False) for name in pack.sample_ids]
 
     assert len(names) == 20
-    assert {names.count(f"text:{n}") for n in range(8)} == {2, 3}
+    assert {names.count(f"text:{n} (text.jsonl line {n + 1})") for n in range(8)} == {2, 3}
 
 
 def test_an_epoch_without_samples_is_refused(make_stream: MakeStream) -> None:
@@ -162,7 +164,7 @@ def test_weights_equal_the_reference_collation(mode: str) -> None:
 
 def test_unusable_samples_are_left_out_and_counted(make_stream: MakeStream, caplog: pytest.LogCaptureFixture) -> None:
     records = [text_record(number) for number in range(199)]
-    stream = make_stream({"text": [*records, {"id": "film", "video": "v.mp4", "conversations": []}]})
+    stream = make_stream({"text": [*records, {**text_record(199), "id": "film", "video": ["v.mp4", "w.mp4"]}]})
 
     assert "data set text: 1 of 200 samples is left out: 1 video not supported" in caplog.text
     assert sum(len(pack.sample_ids) for pack in _packs(stream, 0, with_tiles=False)) == 199
@@ -170,7 +172,7 @@ def test_unusable_samples_are_left_out_and_counted(make_stream: MakeStream, capl
 
 def test_more_than_one_percent_of_unusable_samples_stop_the_stage(make_stream: MakeStream) -> None:
     records = [text_record(number) for number in range(97)]
-    bad = [{"id": "film", "video": "v.mp4"}, image_record(98, "missing.png"), {"id": 99, "conversations": []}]
+    bad = [{**text_record(97), "video": ["v.mp4"]}, image_record(98, "missing.png"), {"id": 99, "conversations": []}]
 
     with pytest.raises(TooManyBadSamplesError, match=r"3 of 100 samples are unusable, limit 1% \(1 video") as caught:
         make_stream({"text": records + bad})
@@ -203,7 +205,8 @@ def test_an_image_of_another_size_than_its_record_says_stops_the_stage(
     stream = make_stream({"one": [image_record(1, "wide.png", 112, 112)]})
 
     with pytest.raises(
-        ImageSizeMismatchError, match=r"one:1: image .*wide\.png is 336 x 224 px .* 7 tiles where .* give 1"
+        ImageSizeMismatchError,
+        match=r"one:1 \(one\.jsonl line 1\): image .*wide\.png is 336 x 224 px .* 7 tiles where .* give 1",
     ):
         stream.pack(0)
 
@@ -211,7 +214,7 @@ def test_an_image_of_another_size_than_its_record_says_stops_the_stage(
 def test_an_image_that_vanished_since_the_index_was_built_stops_the_stage(make_stream: MakeStream) -> None:
     stream = make_stream({"one": [image_record(1, "gone.png", 112, 112)]})
 
-    with pytest.raises(ImageUnreadableError, match=r"one:1: image .* does not exist") as caught:
+    with pytest.raises(ImageUnreadableError, match=r"one:1 \(one\.jsonl line 1\): image .* does not exist") as caught:
         stream.pack(0)
     assert isinstance(caught.value, BadSampleError)
     assert stream.pack(0, with_tiles=False).tile_count == 1

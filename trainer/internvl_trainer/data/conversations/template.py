@@ -86,4 +86,3 @@ TEMPLATES: dict[TemplateName, Template] = {
     "internlm2-chat": Template("internlm2-chat", OLDER_SYSTEM_MESSAGE, "<|im_end|>", False, True, True),
     "Hermes-2": Template("Hermes-2", OLDER_SYSTEM_MESSAGE, "<|im_end|>", False, False, False),
 }
-

@@ -12,6 +12,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +24,10 @@ from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from internvl_trainer.data.video.film import VideoError
 from internvl_trainer.data.video.timeline import Timeline
+
+type VideoPacket = Packet[VideoStream]
 
 LARGEST_FRAME = 64_000_000
 """Most pixels of a frame: 96 MB decoded, and 192 MB as RGB."""
@@ -38,10 +42,6 @@ _HIDDEN_FRAMES = frozenset({"vp8"})
 """Codecs with packets of their own for frames that are never shown."""
 
 _BUFFER = 256 * 1024
-
-
-class VideoError(ValueError):
-    """The bytes hold no video that can be decoded. The message says why, as the end of a sentence."""
 
 
 class VideoFile:
@@ -97,11 +97,16 @@ class VideoFile:
         file = self._source.open("rb") if isinstance(self._source, Path) else io.BytesIO(self._source)
         self._resources.enter_context(file)
         try:
+            if not file.read(1):
+                raise VideoError("it is empty (0 bytes)")
+            file.seek(0)
             # Never by name: FFmpeg would read meaning into a path with a colon.
-            self._container: InputContainer = self._resources.enter_context(
-                av.open(file, container_options={"format_whitelist": _FORMATS}, buffer_size=_BUFFER)
-            )
+            opened = av.open(file, "r", container_options={"format_whitelist": _FORMATS}, buffer_size=_BUFFER)
+            self._container = self._resources.enter_context(opened)
             self._stream = _picture_stream(self._container)
+        except av.error.FFmpegError as error:
+            self._resources.close()
+            raise VideoError(f"it is of no known video format, or cut off (FFmpeg says: {error.strerror})") from error
         except BaseException:
             self._resources.close()
             raise
@@ -127,7 +132,7 @@ class VideoFile:
             raise VideoError(f"its header lists {stream.frames} frames, and the data ends within frame {len(times)}")
         return Timeline.of(times, keys, shown)
 
-    def _packets(self) -> Iterator[Packet]:
+    def _packets(self) -> Iterator[VideoPacket]:
         return (packet for packet in self._container.demux(self._stream) if packet.size)
 
     def _count(self) -> int:
@@ -179,12 +184,12 @@ class VideoFile:
             yield from packet.decode()
         yield from self._stream.decode(None)
 
-    def _packets_from(self, begin: int) -> Iterator[Packet]:
+    def _packets_from(self, begin: int) -> Iterator[VideoPacket]:
         """Packets in the order of decoding, beginning with that number."""
         assert self._timeline is not None
         time = int(self._timeline.packets_P[begin])
         # A format may land behind the place that was asked for; then everything is read from the start.
-        for seek in (lambda: self._container.seek(time, stream=self._stream, backward=True), self._reopen):
+        for seek in (partial(self._container.seek, time, stream=self._stream, backward=True), self._reopen):
             seek()
             packets = self._packets()
             first = next(packets, None)

@@ -88,6 +88,7 @@ def film(
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        container.start_encoding()
         pictures = map(frame_of, range(frames)) if isinstance(frames, int) else frames
         for number, picture_HWC in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture_HWC, format="rgb24")
