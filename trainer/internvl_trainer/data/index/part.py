@@ -155,7 +155,7 @@ def _parsed(source: Source, number: int, line: Line) -> Record:
             f"the line has {line.size:,} bytes, and a record at most {chunks.LONGEST_LINE:,}; "
             "the file may not be JSONL, with one record a line",
         )
-    return parse_record(line.content, source=source.name, line_number=number)
+    return parse_record(line.content, source=source.name, line_number=number, annotation=source.annotation)
 
 
 def _waits_for_media(record: Record) -> bool:

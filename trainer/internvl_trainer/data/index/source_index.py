@@ -67,7 +67,8 @@ class SourceIndex:
         """
         at = self.rows[row]
         line = self._annotation.read(int(at["offset"]), int(at["size"]))
-        return parse_record(line, source=self.source.name, line_number=int(at["line"]))
+        number = int(at["line"])
+        return parse_record(line, source=self.source.name, line_number=number, annotation=self.source.annotation)
 
     def bad_samples(self) -> Iterator[BadSample]:
         """Every sample that cannot be used, in the order of the file, one at a time."""
