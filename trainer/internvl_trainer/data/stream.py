@@ -95,8 +95,8 @@ class PackStream:
         self._mode: LossReweighting = loss_reweighting
         self.tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
         self._reader = SampleReader(data, model, self.tokenizer, MediaReader(store))
-        self._index = open_indexes(data, model, self.tokenizer, store, cache)
-        self._good = [np.flatnonzero(index.rows["reason"] == GOOD) for index in self._index]
+        self.indexes = open_indexes(data, model, self.tokenizer, store, cache)
+        self._good = [np.flatnonzero(index.rows["reason"] == GOOD) for index in self.indexes]
         self._epochs: list[_Epoch] = []
         self._lock = threading.Lock()
 
@@ -118,7 +118,7 @@ class PackStream:
         return _assemble(index, samples, self._mode, tiles)
 
     def _sample(self, epoch: _Epoch, draw: int) -> Sample:
-        index = self._index[epoch.source[draw]]
+        index = self.indexes[epoch.source[draw]]
         return self._reader.encode(index.record(epoch.sample[draw]), index.source)
 
     def _tiles(self, epoch: _Epoch, draws: np.ndarray, samples: list[Sample]) -> np.ndarray:
@@ -155,12 +155,12 @@ class PackStream:
                     len(good), index.source.repeat_time, key=(seed, Purpose.REPEAT, index.source.number), epoch=epoch
                 )
             ]
-            for index, good in zip(self._index, self._good, strict=True)
+            for index, good in zip(self.indexes, self._good, strict=True)
         ]
         source = np.repeat(np.arange(len(chosen)), [len(draws) for draws in chosen])
         if not len(source):
             raise MetaError(f"meta {self._data.meta}: with these repeat_time values an epoch has no sample; raise one")
-        rows = np.concatenate([index.rows[draws] for index, draws in zip(self._index, chosen, strict=True)])
+        rows = np.concatenate([index.rows[draws] for index, draws in zip(self.indexes, chosen, strict=True)])
         order = seeding.permutation(len(source), seed, Purpose.ORDER, epoch)
         plan = plan_epoch(order, rows["tokens"].astype(np.int64), rows["tiles"].astype(np.int64), self._reader.limits)
         return _Epoch(epoch, source, np.concatenate(chosen), plan)

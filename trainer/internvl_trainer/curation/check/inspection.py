@@ -80,7 +80,9 @@ class Inspector:
         return Inspected(rows, hashes, tuple(bad), decoded)
 
     def _look(self, part: Part, content: bytes | None, line: int) -> _Look:
-        record = parse_record(content or b"", source=part.source.name, line_number=line, annotation=part.source.annotation)
+        record = parse_record(
+            content or b"", source=part.source.name, line_number=line, annotation=part.source.annotation
+        )
         try:
             tiles = self._decode(part, record) if self._pixels else 0
         except BadSampleError as fault:

@@ -18,8 +18,8 @@ FORMAT: Literal["internvl-index/v1"] = "internvl-index/v1"
 """Of the rows, and of the rules by which samples are measured: a change to either needs another."""
 
 WITHOUT_EFFECT = frozenset(
-    {"meta", "mixture", "tokenizer", "repeat_mode", "max_bad_fraction", "index", "workers"}
-)  # fmt: skip
+    {"meta", "mixture", "tokenizer", "repeat_mode", "max_bad_fraction", "index", "workers", "seed"}
+)
 """Fields of a DataConfig that change no row. A tokenizer counts by its content, a data set by what it says itself.
 
 A field that is not named here is part of an index's identity: at worst, an index is built that was not needed.

@@ -24,7 +24,10 @@ from internvl_trainer.data.tokenizer import Tokenizer
 from internvl_trainer.storage import ObjectStore
 
 MEDIA_THREADS = 16
-"""Threads of a process that read the headers of images and videos, as a rule waiting for the store."""
+"""Threads of a process that read the headers of images, as a rule waiting for the store."""
+
+VIDEO_THREADS = 2
+"""Threads of a process that look into videos, which a remote store gives only as a whole."""
 
 _LARGEST_SIZE = int(np.iinfo(ROW["size"]).max)
 
@@ -99,11 +102,13 @@ class PartMeasurer:
 
     def __init__(self, measuring: Measuring) -> None:
         self._reader = measuring.reader()
-        self._threads = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="media")
+        self._images = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="images")
+        self._videos = ThreadPoolExecutor(VIDEO_THREADS, thread_name_prefix="videos")
 
     def close(self) -> None:
         """End the threads; nothing can be measured afterwards."""
-        self._threads.shutdown()
+        self._images.shutdown()
+        self._videos.shutdown()
 
     def measure(self, part: Part, first_line: int) -> MeasuredPart:
         """Measure the samples whose lines begin in a part; `first_line` is the 1-based number of its first line."""
@@ -127,8 +132,10 @@ class PartMeasurer:
             record = _parsed(part.source, number, line)
         except BadSampleError as fault:
             return _Outcome(None, fault)
-        if _waits_for_media(record):
-            return self._threads.submit(self._measure, part, number, record)
+        if record.kind is Kind.VIDEO:
+            return self._videos.submit(self._measure, part, number, record)
+        if record.images and record.sizes is None:
+            return self._images.submit(self._measure, part, number, record)
         return self._measure(part, number, record)
 
     def _measure(self, part: Part, number: int, record: Record) -> _Outcome:
@@ -156,11 +163,6 @@ def _parsed(source: Source, number: int, line: Line) -> Record:
             "the file may not be JSONL, with one record a line",
         )
     return parse_record(line.content, source=source.name, line_number=number, annotation=source.annotation)
-
-
-def _waits_for_media(record: Record) -> bool:
-    """Whether a record can be measured only with a look at its files."""
-    return record.kind is Kind.VIDEO or bool(record.images and record.sizes is None)
 
 
 def _described(source: Source, number: int, line: Line, fault: BadSampleError) -> BadSample:

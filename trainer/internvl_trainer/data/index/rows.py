@@ -46,6 +46,10 @@ REASONS: dict[int, type[BadSampleError]] = {
     8: errors.TooManyTilesError,
     9: errors.NothingSupervisedError,
     10: errors.ImageTooLargeError,
+    11: errors.VideoUnreadableError,
+    12: errors.ClipOutsideVideoError,
+    13: errors.MalformedBoxError,
+    14: errors.TurnOrderError,
 }
 """Codes of the kinds of fault. Indexes that are kept have them: a code is never given another meaning."""
 
