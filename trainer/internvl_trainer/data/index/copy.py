@@ -42,10 +42,10 @@ class NodeCopy:
             state = self._state()
         except (FileNotFoundError, ValidationError):
             return None
-        if not (self._seen.exists() and self._seen.read_text() == state):
+        if not (self._seen.exists() and self._seen.read_bytes() == state):
             if not self._verifies(header):
                 return None
-            self._seen.write_text(state)
+            self._seen.write_bytes(state)
         return header
 
     def finish(self, header: IndexHeader) -> bool:
@@ -55,7 +55,7 @@ class NodeCopy:
             path.replace(final)
         if not self._verifies(header):
             return False
-        self._seen.write_text(self._state())
+        self._seen.write_bytes(self._state())
         unfinished = self._header.with_name("header.json" + _UNFINISHED)
         unfinished.write_bytes(header.to_bytes())
         unfinished.replace(self._header)
@@ -64,9 +64,9 @@ class NodeCopy:
     def _verifies(self, header: IndexHeader) -> bool:
         return _is(self.rows, header.rows) and _is(self.bad_samples, header.bad_samples)
 
-    def _state(self) -> str:
+    def _state(self) -> bytes:
         stats = [path.stat() for path in (self.rows, self.bad_samples)]
-        return json.dumps([(stat.st_size, stat.st_mtime_ns) for stat in stats])
+        return json.dumps([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()
 
 
 def _is(path: Path, file: IndexFile) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -70,9 +71,12 @@ class LocalFile:
         self.name = name or str(path)
         self._path = path
         try:
-            self._state = _state(path.stat())
+            found = path.stat()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _absent(str(path)) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise MetaError(f"annotation {self.name} is no file; give a .jsonl file, and a folder as `root`")
+        self._state = _state(found)
         self.size = self._state[0]
         self.fingerprint = fingerprint or ("file", str(path.absolute()), *map(str, self._state))
 
@@ -128,5 +132,5 @@ def _absent(uri: str) -> MetaError:
     return MetaError(f"annotation {uri} does not exist; correct the meta JSON or upload the file")
 
 
-def _state(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, stat.st_mtime_ns
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns

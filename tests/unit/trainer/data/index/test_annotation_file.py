@@ -46,3 +46,9 @@ def test_a_file_that_went_away_is_told(path: Path, tmp_path: Path) -> None:
         file.read(0, 1)
     with pytest.raises(MetaError, match=r"annotation .*set\.jsonl does not exist; correct the meta JSON"):
         open_annotation(str(path), open_store(), tmp_path)
+
+
+def test_a_folder_is_no_annotation_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(MetaError, match=r"annotation .*folder\.jsonl is no file; give a \.jsonl file"):
+        open_annotation(f"{tmp_path}/folder.jsonl", open_store(), tmp_path)

@@ -1,6 +1,7 @@
 """The rows of an index: their layout and their codes are those of files that are kept, so they may never change."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from internvl_trainer.data.errors import BadSampleError, ImageUnreadableError, M
 from internvl_trainer.data.index import GOOD, REASONS, ROW, code_of, count_reasons
 
 pytestmark = pytest.mark.unit
+
+PAGE = Path(__file__).parents[5] / "docs/reference/data-index.md"
 
 
 def _kinds(base: type[BadSampleError]) -> Iterator[type[BadSampleError]]:
@@ -54,3 +57,10 @@ def test_codes_never_change_their_meaning() -> None:
 def test_reasons_are_counted_most_frequent_first() -> None:
     faults = [MalformedRecordError("a:1", "x"), ImageUnreadableError("a:2", "y"), ImageUnreadableError("a:3", "z")]
     assert list(count_reasons(faults).items()) == [("image unreadable", 2), ("malformed record", 1)]
+
+
+def test_the_page_has_every_code() -> None:
+    table = PAGE.read_text().partition("| code | reason | |")[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == [
+        f"| {code} | {kind.reason} | {(kind.__doc__ or '').partition('\n')[0]} |" for code, kind in REASONS.items()
+    ]
