@@ -82,11 +82,11 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 def test_every_order_of_a_few_samples_comes_about_equally_often() -> None:
-    seen = Counter(tuple(_drawn([4], [1], seed=seed).row.tolist()) for seed in range(4800))
+    seen = Counter(tuple(_drawn([4], [1], seed=seed).row.tolist()) for seed in range(2400))
 
     assert len(seen) == 24
-    assert min(seen.values()) > 130
-    assert max(seen.values()) < 280
+    assert min(seen.values()) > 60
+    assert max(seen.values()) < 140
 
 
 def test_an_order_does_not_change_from_one_version_to_the_next() -> None:

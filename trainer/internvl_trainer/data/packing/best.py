@@ -1,16 +1,20 @@
 """Which samples of a window share a pack: as few packs as can be found fast, under two limits at once."""
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from internvl_trainer.data.packing.limits import PackLimits
-from internvl_trainer.data.packing.reference import reference_greedy
 
 
 def form_packs(tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) -> list[list[int]]:
-    """Pack samples into few packs within the limits. A pure function: integers alone decide.
+    """Pack samples into few packs within the limits.
+
+    Best fit, largest samples first, in two orders: by the scarcer resource of each sample, and by tokens alone, which
+    is the better one where long text and many tiles compete. The order that takes fewer packs wins; the first one, if
+    they take equally many. Integers alone decide, so the packs are the same on every machine.
 
     Args:
-        tokens, tiles: sizes of each sample.
+        tokens, tiles: sizes of each sample, as Python integers.
         limits: of one pack, inclusive.
 
     Returns:
@@ -25,7 +29,42 @@ def form_packs(tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) 
                 f"sample at position {position} has {size} tokens and {count} tiles; a pack holds at most "
                 f"{limits.tokens} and {limits.tiles}"
             )
-    packs = reference_greedy(
-        zip(tokens, tiles, strict=True), max_tokens=limits.tokens, max_tiles=limits.tiles, buffer_size=len(tokens)
-    )
-    return [pack.members for pack in packs]
+
+    def scarcest(position: int) -> tuple[int, int]:
+        by_tokens, by_tiles = tokens[position] * limits.tiles, tiles[position] * limits.tokens
+        return max(by_tokens, by_tiles), by_tokens + by_tiles
+
+    positions = range(len(tokens))
+    packs = _best_fit(sorted(positions, key=scarcest, reverse=True), tokens, tiles, limits)
+    if len(packs) <= fewest_packs(tokens, tiles, limits):
+        return packs
+    by_length = sorted(positions, key=lambda position: (tokens[position], tiles[position]), reverse=True)
+    return min(packs, _best_fit(by_length, tokens, tiles, limits), key=len)
+
+
+def fewest_packs(tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) -> int:
+    """What no packing can do with less: all tokens, and all tiles, over what a pack holds."""
+    return max(-(-sum(tokens) // limits.tokens), -(-sum(tiles) // limits.tiles) if limits.tiles else 0)
+
+
+def _best_fit(order: Sequence[int], tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) -> list[list[int]]:
+    """Put each sample, in order, into the pack that it leaves with the fewest free tiles, then the fewest free tokens.
+
+    Open packs are kept by free tiles; in each list stand free tokens and the pack's number, as one integer each.
+    """
+    unit = len(tokens) + 1
+    open_packs: list[list[int]] = [[] for _ in range(limits.tiles + 1)]
+    packs: list[list[int]] = []
+    for position in order:
+        need, count = tokens[position] * unit, tiles[position]
+        for free_tiles in range(count, limits.tiles + 1):
+            candidates = open_packs[free_tiles]
+            if candidates and candidates[-1] >= need:
+                pack = candidates.pop(bisect_left(candidates, need))
+                break
+        else:
+            free_tiles, pack = limits.tiles, limits.tokens * unit + len(packs)
+            packs.append([])
+        packs[pack % unit].append(position)
+        insort(open_packs[free_tiles - count], pack - need)
+    return packs
