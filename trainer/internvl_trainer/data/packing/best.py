@@ -9,9 +9,10 @@ from internvl_trainer.data.packing.limits import PackLimits
 def form_packs(tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) -> list[list[int]]:
     """Pack samples into few packs within the limits.
 
-    Best fit, largest samples first, in two orders: by the scarcer resource of each sample, and by tokens alone, which
-    is the better one where long text and many tiles compete. The order that takes fewer packs wins; the first one, if
-    they take equally many. Integers alone decide, so the packs are the same on every machine.
+    Best fit, in up to three orders: by the scarcer resource of each sample, largest first, which is the best one as a
+    rule; by tokens, longest first, for long text that competes with many tiles; and as drawn, for images of few sizes
+    that do not add up to a pack's tiles. The order that takes the fewest packs wins, the first of those that take
+    equally many. Integers alone decide, so the packs are the same on every machine.
 
     Args:
         tokens, tiles: sizes of each sample, as Python integers.
@@ -34,12 +35,16 @@ def form_packs(tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) 
         by_tokens, by_tiles = tokens[position] * limits.tiles, tiles[position] * limits.tokens
         return max(by_tokens, by_tiles), by_tokens + by_tiles
 
-    positions = range(len(tokens))
-    packs = _best_fit(sorted(positions, key=scarcest, reverse=True), tokens, tiles, limits)
-    if len(packs) <= fewest_packs(tokens, tiles, limits):
-        return packs
-    by_length = sorted(positions, key=lambda position: (tokens[position], tiles[position]), reverse=True)
-    return min(packs, _best_fit(by_length, tokens, tiles, limits), key=len)
+    def longest(position: int) -> tuple[int, int]:
+        return tokens[position], tiles[position]
+
+    fewest = fewest_packs(tokens, tiles, limits)
+    drawn = range(len(tokens))
+    best = _best_fit(sorted(drawn, key=scarcest, reverse=True), tokens, tiles, limits)
+    for order in (sorted(drawn, key=longest, reverse=True), drawn):
+        if len(best) > fewest:
+            best = min(best, _best_fit(order, tokens, tiles, limits), key=len)
+    return best
 
 
 def fewest_packs(tokens: Sequence[int], tiles: Sequence[int], limits: PackLimits) -> int:
