@@ -73,7 +73,7 @@ def packing(
         for name, packer in packers.items()
     ]
     cost = PackCost.of_model(catalog.MODELS[model], tuple(Component))
-    balances = balance(costs(MIXES["InternVL-like"](global_batch * 16, seed), limits, cost)[:global_batch])
+    balances = balance(costs(MIXES["InternVL-like"](global_batch * 32, seed), limits, cost)[:global_batch])
     console = Console(width=140)
     console.print(fill_table(fills))
     console.print(balance_table(balances, model))

@@ -16,7 +16,7 @@ from bench.data.mixes import MIXES
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.data_position import DataPosition
-from internvl_trainer.data.index.rows import ROW
+from internvl_trainer.data.index import ROW
 from internvl_trainer.data.packing import PackCost, PackLimits, reference_greedy
 from internvl_trainer.data.walk import WINDOW, Walk
 
