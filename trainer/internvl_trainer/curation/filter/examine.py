@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from internvl_trainer.curation.filter.policy import MALFORMED, Action, Policy
 from internvl_trainer.curation.filter.rules import RULES
-from internvl_trainer.data.errors import BadSampleError, MalformedRecordError
+from internvl_trainer.data.errors import BadSampleError
 from internvl_trainer.data.records import Record, parse_record
 
 
@@ -42,8 +42,6 @@ def parsed(line: bytes, source: str, line_number: int) -> Record | BadSampleErro
         return parse_record(line, source=source, line_number=line_number)
     except BadSampleError as error:
         return error
-    except RecursionError:
-        return MalformedRecordError(f"{source}:line {line_number}", "JSON that is nested too deeply")
 
 
 def examine(line: bytes, source: str, line_number: int, policy: Policy) -> tuple[Flag, ...]:
