@@ -7,11 +7,10 @@ same lines.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from internvl_trainer.data.records import LONGEST_LINE
+
 Read = Callable[[int, int], bytes]
 """So many bytes of a file from an offset on; all of them, where they are inside the file."""
-
-LONGEST_LINE = 64 * 1024 * 1024
-"""Bytes of the longest line that is held in memory; more is no record, but a file of another kind."""
 
 READ_ON = 64 * 1024
 """Bytes that are read along with a part, for its last line's end."""

@@ -17,7 +17,7 @@ from internvl_trainer.data.index.chunks import Line
 from internvl_trainer.data.index.lines import AnnotationFile
 from internvl_trainer.data.index.rows import GOOD, ROW, code_of
 from internvl_trainer.data.media import MediaReader
-from internvl_trainer.data.records import Kind, Record, parse_record
+from internvl_trainer.data.records import LONGEST_LINE, Kind, Record, parse_record, sample_name
 from internvl_trainer.data.samples import Measured, SampleReader
 from internvl_trainer.data.sources import Source
 from internvl_trainer.data.tokenizer import Tokenizer
@@ -158,8 +158,8 @@ def _not_blank(part: Part, first_line: int) -> Iterator[tuple[int, Line]]:
 def _parsed(source: Source, number: int, line: Line) -> Record:
     if line.content is None:
         raise MalformedRecordError(
-            f"{source.name}:line {number}",
-            f"the line has {line.size:,} bytes, and a record at most {chunks.LONGEST_LINE:,}; "
+            sample_name(source.name, source.annotation, number),
+            f"the line has {line.size:,} bytes, and a record at most {LONGEST_LINE:,}; "
             "the file may not be JSONL, with one record a line",
         )
     return parse_record(line.content, source=source.name, line_number=number, annotation=source.annotation)

@@ -79,6 +79,24 @@ def test_bad_samples_are_told_with_line_id_and_reason(annotate: Annotate, open_o
     assert [message.startswith("sample set:") for message in index.header.messages] == [True, True]
 
 
+def test_files_are_looked_at_where_a_record_does_not_say_enough(
+    annotate: Annotate, open_one: OpenOne, save_image: Callable[[str, int, int], None]
+) -> None:
+    save_image("wide.png", 336, 224)
+    film = {"id": "film", "video": "film.mp4"} | text_record(1)
+    index = open_one(
+        annotate(
+            [image_record(1, "wide.png"), image_record(2, "gone.png"), film, image_record(3, "wide.png", 112, 112)]
+        ),
+        min_frames=9,
+        max_frames=9,
+    )
+    assert index.rows["tiles"].tolist() == [7, 0, 9, 1], "what a record states is believed"
+    assert index.rows["kind"].tolist() == [1, 1, 3, 1]
+    assert index.header.reasons == {"image unreadable": 1}
+    assert index.header.kinds == {"single_image": 2, "video": 1}
+
+
 def test_the_header_sums_up_the_good_ones(annotate: Annotate, open_one: OpenOne) -> None:
     index = open_one(annotate(MIXED))
     header, rows = index.header, index.rows
@@ -98,6 +116,8 @@ JUNK = st.sampled_from(
         b'{"id": 1}\r\n',
         b"\xff\xfe{}\n",
         b"null\n",
+        b"[" * 5000 + b"\n",
+        b'{"id": "\\ud800"}\n',
     ]
 )
 RECORDS = st.builds(
