@@ -3,6 +3,9 @@
 import click
 
 from bench.data.images import images
+from bench.data.index import index
+from bench.data.packing import packing
+from bench.data.resume import resume
 
 
 @click.group()
@@ -10,7 +13,8 @@ def main() -> None:
     """The data path against its peers, side by side in one run."""
 
 
-main.add_command(images)
+for command in (images, index, packing, resume):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()
