@@ -22,7 +22,7 @@ from internvl_trainer.contract.job import (
 from internvl_trainer.contract.manifest import ParallelLayout
 from internvl_trainer.convert.mapping import Layout
 from internvl_trainer.convert.write_config import documents
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.engine.megatron import DTYPES, MegatronEngine
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.model.pixels import normalise_tiles

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench import devices
 from bench.contenders import Contender
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 
 WARM_UP = 2
 """Steps of each contender before anything is timed: allocators and libraries settle, optimizers make their state."""

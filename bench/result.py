@@ -14,7 +14,7 @@ from bench.workload import IGNORED
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.flops import PackLoad, mfu
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 
 GIB = 2**30
 

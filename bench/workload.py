@@ -10,7 +10,7 @@ import numpy as np
 
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.data.loss_weights import token_weights
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 
 IMAGE_TOKEN = 7
 """Id of `<IMG_CONTEXT>`; no other token of these packs has it."""
@@ -57,7 +57,7 @@ class Workload:
             weights_S=weights,
             cu_seqlens=np.cumsum([0, *(len(part[0]) for part in parts)]).astype(np.int32),
             tiles_NHWC=draw.integers(0, 256, (self.tiles, side, side, 3), dtype=np.uint8),
-            tile_count=self.tiles,
+            segment_tiles=tuple(tiles.tolist()),
         )
 
     def _sample(self, draw: np.random.Generator, tiles: int, text: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
 from internvl_trainer.engine.megatron import MegatronEngine
@@ -69,4 +70,5 @@ def _state(results: list[StepResult]) -> TrainState:
         )
         for number, each in enumerate(results, start=1)
     )  # fmt: skip
-    return TrainState(len(results), sum(each.tokens for each in results), 4 * len(results), metrics)
+    position = DataPosition(packs=4 * len(results))
+    return TrainState(len(results), sum(each.tokens for each in results), position, metrics)

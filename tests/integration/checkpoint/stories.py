@@ -20,6 +20,7 @@ from internvl_trainer.checkpoint.peers import Peers
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component, RunIdentity
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import CheckpointConfig, DataConfig, JobConfig, OptimizationConfig, StorageConfig
 from internvl_trainer.contract.manifest import ManifestRef, ParallelLayout
 from internvl_trainer.storage import AlreadyExistsError, ObjectStore, StoreUnavailableError, open_store
@@ -110,7 +111,7 @@ def train_state(step: int) -> TrainState:
         StepMetrics(step=each, loss=3 / each, grad_norm=1, learning_rate=1e-4, tokens=100, tiles=5, seconds=0.5)
         for each in range(1, step + 1)
     )
-    return TrainState(step=step, tokens=100 * step, data_packs=4 * step, metrics=metrics)
+    return TrainState(step=step, tokens=100 * step, data=DataPosition(packs=4 * step), metrics=metrics)
 
 
 def whole_life(setting: Setting) -> Result:

@@ -68,7 +68,7 @@ def test_the_manifest_passes_the_gate_that_the_operator_uses(
 def test_the_manifest_names_every_component_and_shards_of_both_nodes(final: Manifest) -> None:
     assert set(final.components) == {"vision", "projector", "language", "optimizer", "state"}
     assert {f"__{rank}_0.distcp" for rank in range(4)} <= {stored.key for stored in final.objects}
-    assert (final.step, final.tokens, final.data_packs, final.is_final) == (2, 200, 8, True)
+    assert (final.step, final.tokens, final.data.packs, final.is_final) == (2, 200, 8, True)
 
 
 def test_the_log_says_how_long_training_stood_still(life: list[Result]) -> None:

@@ -13,11 +13,12 @@ from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
 from internvl_trainer.convert.mapping import Layout
 from internvl_trainer.convert.tables import mappings
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.engine.batch import to_device
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
@@ -29,7 +30,7 @@ def start_and_save(place: Place, job: JobConfig, scratch: Path) -> ManifestRef:
     """Start a stage from `job.init` and save at once, untrained."""
     engine, checkpointer = _started(place, job, scratch)
     metrics = StepMetrics(step=1, loss=1.0, grad_norm=1.0, learning_rate=1e-3, tokens=1, tiles=1, seconds=1.0)
-    return checkpointer.save(engine, TrainState(1, 1, job.optimization.global_batch, (metrics,)))
+    return checkpointer.save(engine, TrainState(1, 1, DataPosition(packs=job.optimization.global_batch), (metrics,)))
 
 
 def logits(place: Place, job: JobConfig, scratch: Path, pack: Pack) -> list[list[float]]:
@@ -69,7 +70,7 @@ def text_pack(tokens: list[int], labels: list[int]) -> Pack:
     shifted = np.array([*labels[1:], -100])
     weights = np.where(shifted == -100, 0, 1).astype(np.float32)
     bounds = np.array([0, len(tokens)], np.int32)
-    return Pack(0, ("text",), np.array(tokens), shifted, weights, bounds, None, 0)
+    return Pack(0, ("text",), np.array(tokens), shifted, weights, bounds, None, (0,))
 
 
 def picture_pack(model: ModelGeometry, tiles: int, words: int) -> Pack:
@@ -82,7 +83,7 @@ def picture_pack(model: ModelGeometry, tiles: int, words: int) -> Pack:
     pixels = draw.integers(0, 256, (tiles, side, side, 3), dtype=np.uint8)
     nothing = np.full(len(tokens), -100)
     bounds = np.array([0, len(tokens)], np.int32)
-    return Pack(0, ("picture",), tokens, nothing, np.zeros(len(tokens), np.float32), bounds, pixels, tiles)
+    return Pack(0, ("picture",), tokens, nothing, np.zeros(len(tokens), np.float32), bounds, pixels, (tiles,))
 
 
 def _started(place: Place, job: JobConfig, scratch: Path) -> tuple[MegatronEngine, Checkpointer]:

@@ -9,7 +9,7 @@ import torch
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ParallelLayout
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from tests.integration.convert import cases, folders
 from tests.integration.convert.commands import init_of, manifest_of, run_export, run_import
 from tests.integration.trainer import golden

@@ -16,6 +16,7 @@ from kubernetes import client, utils
 from internvl_operator.api import labels
 from internvl_trainer.contract import keys
 from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
 from internvl_trainer.contract.manifest import ComponentManifest, LossSummary, Manifest, ManifestRef
 from internvl_trainer.storage import ObjectStore
@@ -202,7 +203,7 @@ def commit_checkpoint(config: JobConfig, store: ObjectStore, folder: Path, *, st
         step=step,
         total_steps=config.optimization.steps,
         tokens=step * 100,
-        data_packs=step * config.optimization.global_batch,
+        data=DataPosition(packs=step * config.optimization.global_batch),
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         config_sha256="0" * 64,
         model=config.model,

@@ -13,6 +13,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract import environment
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
 from internvl_trainer.engine.batch import to_device
@@ -157,7 +158,7 @@ def state_after(results: list[StepResult], job: JobConfig) -> TrainState:
         StepMetrics(step=number, learning_rate=RATE, seconds=1.0, **result._asdict())
         for number, result in enumerate(results, start=1)
     ]
-    return TrainState(len(results), 1, len(results) * job.optimization.global_batch, tuple(metrics))
+    return TrainState(len(results), 1, DataPosition(packs=len(results) * job.optimization.global_batch), tuple(metrics))
 
 
 def resume_and_train(place: Place, job: JobConfig, scratch: Path, *, after: int) -> list[StepResult]:

@@ -12,7 +12,7 @@ import torch
 from internvl_trainer.contract.catalog import ModelGeometry, VisionGeometry
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ParallelLayout
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.engine.batch import to_device
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
@@ -101,5 +101,5 @@ def _pack(case: dict[str, Any], weighting: str, geometry: ModelGeometry) -> Pack
     tiles = np.zeros((2, side, side, 3), np.uint8)
     return Pack(
         0, ("A", "B"), np.array(tokens), np.array(labels), np.array(weights, np.float32), np.array(bounds, np.int32),
-        tiles, 2,
+        tiles, (2, 0),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from internvl_trainer.contract.catalog import ModelGeometry
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 
 IMAGE = 7
 """Id of `<IMG_CONTEXT>` in these packs."""
@@ -30,7 +30,7 @@ def pack(index: int, geometry: ModelGeometry, *, with_tiles: bool = True, images
     tokens, labels, weights = (np.concatenate(parts) for parts in zip(*samples, strict=True))
     bounds = np.cumsum([0, *(len(sample[0]) for sample in samples)]).astype(np.int32)
     names = tuple(f"pack-{index}-sample-{number}" for number in range(len(samples)))
-    return Pack(index, names, tokens, labels, weights, bounds, pixels if with_tiles else None, sum(counts))
+    return Pack(index, names, tokens, labels, weights, bounds, pixels if with_tiles else None, counts)
 
 
 def _sample(draw: np.random.Generator, placeholders: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

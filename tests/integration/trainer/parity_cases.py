@@ -13,8 +13,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.engine.batch import to_device
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
@@ -46,7 +47,9 @@ def _compute(place: Place, job: JobConfig, packs: list[Pack], image: int, scratc
         for weight in engine.model.parameters():
             weight.copy_(weight.main_grad)
     metrics = StepMetrics(step=1, learning_rate=0.0, seconds=1.0, **result._asdict())
-    ref = checkpoints.save(engine, TrainState(step=1, tokens=1, data_packs=len(packs), metrics=(metrics,)))
+    ref = checkpoints.save(
+        engine, TrainState(step=1, tokens=1, data=DataPosition(packs=len(packs)), metrics=(metrics,))
+    )
     return Computed(logits, ref.uri)
 
 

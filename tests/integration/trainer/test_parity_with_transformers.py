@@ -21,7 +21,7 @@ from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import Manifest, ManifestRef, ParallelLayout
 from internvl_trainer.convert.cli import export, import_
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.storage import open_store
 from tests.integration.trainer import parity_cases, transformers_models
 from tests.integration.trainer.grid import on_grid
@@ -138,7 +138,7 @@ def _pack(index: int, samples: list[Sample]) -> Pack:
         np.concatenate(weights),
         np.cumsum([0, *map(len, tokens)]).astype(np.int32),
         tiles,
-        len(tiles),
+        tuple(len(sample.tiles_NPPC) for sample in samples),
     )
 
 

@@ -86,7 +86,7 @@ def stage_one(world: Path, tmp_path_factory: pytest.TempPathFactory) -> JobConfi
 def test_a_stage_learns_and_ends_with_a_final_manifest(stage_one: JobConfig) -> None:
     final = manifest_of(stage_one, STEPS)
     assert final.is_final
-    assert final.data_packs == STEPS * stage_one.optimization.global_batch
+    assert final.data.packs == STEPS * stage_one.optimization.global_batch
     assert final.loss.last < 0.8 * final.loss.first
     assert set(final.components) == {"vision", "projector", "language", "optimizer", "state"}
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component, RunIdentity
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.manifest import (
     ComponentManifest,
     LineageEntry,
@@ -44,7 +45,9 @@ manifests = st.builds(
     step=steps,
     total_steps=steps,
     tokens=counts,
-    data_packs=counts,
+    data=st.builds(
+        DataPosition, packs=counts, epoch=counts, window=counts, taken=counts, samples=counts, skipped=counts
+    ),
     created_at=instants,
     config_sha256=digests,
     model=st.sampled_from(list(catalog.MODELS.values())),

@@ -5,6 +5,7 @@ from typing import Any
 
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component, RunIdentity
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import CheckpointConfig, DataConfig, JobConfig, OptimizationConfig, StorageConfig
 from internvl_trainer.contract.manifest import LossSummary, Manifest, ParallelLayout, StoredObject
 
@@ -18,7 +19,7 @@ def manifest(**changes: Any) -> Manifest:
         "step": 2,
         "total_steps": 2,
         "tokens": 200,
-        "data_packs": 8,
+        "data": DataPosition(packs=8),
         "created_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "config_sha256": "c" * 64,
         "model": catalog.get("tiny-1b-like"),

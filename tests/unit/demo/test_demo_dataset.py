@@ -13,6 +13,7 @@ from internvl_trainer.contract import catalog
 from internvl_trainer.contract.job import DataConfig
 from internvl_trainer.data import PackStream
 from internvl_trainer.storage import open_store
+from tests.unit.trainer.data.world import packs_of
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +54,7 @@ def test_every_stage_mixture_yields_packs_for_the_tiny_models(folder: Path, stag
         config, model=catalog.get("tiny-1b-like"), loss_reweighting="square", store=open_store(), cache=tmp_path
     )
 
-    packs = [stream.pack(index) for index in range(stream.packs_per_epoch(0))]
+    packs = packs_of(stream)
 
     assert not any(index.header.bad for index in stream.indexes)
     assert all(pack.weights_S.sum() > 0 for pack in packs)
@@ -68,7 +69,7 @@ def test_contact_sheets_are_cut_into_their_cells_and_a_thumbnail(folder: Path, t
         config, model=catalog.get("tiny-1b-like"), loss_reweighting="square", store=open_store(), cache=tmp_path
     )
 
-    tiles = sum(stream.pack(index, with_tiles=False).tile_count for index in range(stream.packs_per_epoch(0)))
+    tiles = sum(pack.tile_count for pack in packs_of(stream, with_tiles=False))
 
     cells = sum(record["width"] * record["height"] // CELL**2 for record in _records(folder, "sheets"))
     assert tiles == cells + len(_records(folder, "sheets"))

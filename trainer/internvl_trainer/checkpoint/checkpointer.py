@@ -163,11 +163,11 @@ class Checkpointer:
                 f"{self._job.attempt} cannot go on, start it with a new number"
             )
         found = source.manifest
-        ours = (self._config_sha256, train_state.tokens, train_state.data_packs)
-        theirs = (found.config_sha256, found.tokens, found.data_packs)
+        ours = (self._config_sha256, train_state.tokens, train_state.data)
+        theirs = (found.config_sha256, found.tokens, found.data)
         if theirs != ours:
             raise CheckpointConflictError(
-                f"{uri} is committed already with (config, tokens, packs) {theirs}, this process has {ours}; "
+                f"{uri} is committed already with (config, tokens, data position) {theirs}, this process has {ours}; "
                 f"attempt {self._job.attempt} runs twice or ran with another config: start it with a new number"
             )
         logger.info("checkpoint %s is committed already", uri)
@@ -205,7 +205,7 @@ class Checkpointer:
             # A stage that its tokens ended has no step left, however many its config allows.
             total_steps=train_state.step if is_done else settings.steps,
             tokens=train_state.tokens,
-            data_packs=train_state.data_packs,
+            data=train_state.data,
             created_at=datetime.now(UTC),
             config_sha256=self._config_sha256,
             model=job.model,
@@ -251,10 +251,10 @@ class Checkpointer:
         self._origin = Origin(manifest.parents, manifest.vision_lineage)
         if self._peers.is_first:
             logger.info("resumed from %s at step %d of %d", source.ref.uri, manifest.step, manifest.total_steps)
-        return TrainState(manifest.step, manifest.tokens, manifest.data_packs, metrics)
+        return TrainState(manifest.step, manifest.tokens, manifest.data, metrics)
 
     def _check_data_position(self, source: Source) -> None:
-        step, packs = source.manifest.step, source.manifest.data_packs
+        step, packs = source.manifest.step, source.manifest.data.packs
         batch = self._job.optimization.global_batch
         if packs != step * batch:
             raise DataPositionError(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from internvl_trainer.contract import gate, keys
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.gate import Problem
 from internvl_trainer.contract.manifest import DrawnWeights, ImportedWeights, LossSummary, Manifest
@@ -217,7 +218,8 @@ def _facts(found: Found, manifest: Manifest) -> Table:
         ("layout", f"tensor {layout.tensor}, pipeline {layout.pipeline}, data {layout.data}"),
         ("trained", ", ".join(manifest.trainable)),
         ("loss", _loss(manifest.loss)),
-        ("tokens", f"{manifest.tokens:,} in {manifest.data_packs:,} packs"),
+        ("tokens", f"{manifest.tokens:,} in {manifest.data.packs:,} packs"),
+        ("data", _data(manifest.data)),
         ("created", manifest.created_at.isoformat()),
         ("size", f"{filesize.decimal(manifest.total_bytes)} in {len(manifest.objects)} objects"),
         *((f"tensors of {name}", str(len(names))) for name, names in manifest.components.items()),
@@ -235,6 +237,13 @@ def _facts(found: Found, manifest: Manifest) -> Table:
 
 def _loss(loss: LossSummary | None) -> str:
     return f"{loss.first:.4f} -> {loss.last:.4f} in {loss.steps} steps" if loss else "none: not trained here"
+
+
+def _data(position: DataPosition) -> str:
+    return (
+        f"epoch {position.epoch}, window {position.window}, {position.taken:,} packs of it; "
+        f"{position.samples:,} samples, {position.skipped:,} of them left out"
+    )
 
 
 def _import(weights: ImportedWeights | DrawnWeights) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from internvl_trainer.contract.base import Contract
+from internvl_trainer.contract.data_position import DataPosition
 
 
 class StepMetrics(Contract):
@@ -19,6 +20,8 @@ class StepMetrics(Contract):
     tokens: int
     """Tokens of this step, padding excluded."""
     tiles: int
+    skipped: int = 0
+    """Samples left out of this step's packs because they could not be read."""
     seconds: float
     """Wall clock of this step."""
 
@@ -30,13 +33,13 @@ class TrainState:
     Attributes:
         step: finished optimizer steps of the stage.
         tokens: tokens trained on in the stage, padding excluded.
-        data_packs: packs of the global order that training has consumed.
+        data: where the stage stands in its data.
         metrics: one entry for each step since the stage began, oldest first.
     """
 
     step: int
     tokens: int
-    data_packs: int
+    data: DataPosition
     metrics: tuple[StepMetrics, ...]
 
 

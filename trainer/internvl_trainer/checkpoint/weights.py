@@ -24,6 +24,7 @@ from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract import keys
 from internvl_trainer.contract.base import Component, RunIdentity
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.manifest import (
     DrawnWeights,
     ImportedWeights,
@@ -165,7 +166,7 @@ def _manifest(provenance: Provenance, names: Iterable[str], objects: Iterable[St
         step=0,
         total_steps=0,
         tokens=0,
-        data_packs=0,
+        data=DataPosition(),
         created_at=datetime.now(UTC),
         config_sha256=provenance.config_sha256,
         model=provenance.model,

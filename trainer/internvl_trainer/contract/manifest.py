@@ -7,6 +7,7 @@ from pydantic import Field
 
 from internvl_trainer.contract.base import Component, Contract, RunIdentity
 from internvl_trainer.contract.catalog import ModelGeometry, VisionGeometry
+from internvl_trainer.contract.data_position import DataPosition
 
 Sha256 = str
 """64 lower-case hexadecimal digits."""
@@ -84,8 +85,7 @@ class Manifest(Contract):
     """A complete checkpoint. It is written by one rank, last, with `If-None-Match: *`; without it nothing exists.
 
     `components` maps vision, projector, language, optimizer and state to the names of the sharded tensors they own
-    in the torch_dist checkpoint; `data_packs` is the number of packs of the global order that training has consumed,
-    which is all that the data path needs to resume.
+    in the torch_dist checkpoint; `data` is all that the data path needs to resume.
     """
 
     format: Literal["internvl-checkpoint/v1"] = "internvl-checkpoint/v1"
@@ -97,7 +97,7 @@ class Manifest(Contract):
         ge=0, description="steps after which the stage is done: `step` itself where its tokens have ended it"
     )
     tokens: int = Field(ge=0, description="tokens trained on in this stage, padding excluded")
-    data_packs: int = Field(ge=0)
+    data: DataPosition
     created_at: datetime
     config_sha256: Sha256
     model: ModelGeometry

@@ -39,6 +39,9 @@ class ProgressReport(Contract):
         le=1,
         description="share of the packs' capacity (pack_tokens each) that no token fills; nothing is computed for it",
     )
+    skipped_samples: int = Field(
+        default=0, ge=0, description="samples left out since the stage began because they could not be read"
+    )
     eta_seconds: float | None = Field(default=None, ge=0)
     checkpoint: CheckpointProgress | None = None
     reported_at: datetime

@@ -5,7 +5,8 @@ number i is the same pack on every rank, in every layout and after every restart
 """
 
 from internvl_trainer.data.errors import BadSampleError, DataError
-from internvl_trainer.data.stream import Pack, PackStream
+from internvl_trainer.data.pack import Pack
+from internvl_trainer.data.stream import PackStream
 from internvl_trainer.data.tokenizer import Tokenizer
 
 __all__ = ["BadSampleError", "DataError", "Pack", "PackStream", "Tokenizer"]

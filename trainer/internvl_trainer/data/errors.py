@@ -1,6 +1,6 @@
 """What can be wrong with data, as types. A message names the thing, its value, the limit and the remedy."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
 
@@ -9,6 +9,10 @@ class DataError(ValueError):
     """The data, its description or the tokenizer is wrong: another attempt would fail the same way."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.INVALID_CONFIG
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes without the constructor, which takes other arguments than the message that it makes.
+        return _again, (type(self), self.args, self.__dict__)
 
 
 class MetaError(DataError):
@@ -131,3 +135,9 @@ class NothingSupervisedError(BadSampleError):
     """No token of the sample would be learned from: there is no answer, or the cut removed it."""
 
     reason = "nothing to learn"
+
+
+def _again(kind: type[DataError], args: tuple[Any, ...], attributes: dict[str, Any]) -> DataError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error

@@ -4,14 +4,11 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from internvl_trainer.contract.job import DataConfig, MixtureSource
-from internvl_trainer.data import seeding
 from internvl_trainer.data.errors import MetaError
 from internvl_trainer.data.media import read_text_object
 from internvl_trainer.data.reference_order import reference_repeat
@@ -110,30 +107,6 @@ def join(folder: str, path: str) -> str:
         return path
     path = path.removeprefix("./")
     return f"{folder.rstrip('/')}/{path}" if path else folder
-
-
-def draws_of_epoch(samples: int, repeat_time: float, *, key: tuple[int, ...], epoch: int) -> np.ndarray:
-    """Which samples of a data set are drawn in an epoch, int64, ascending: floor(samples * repeat_time) of them.
-
-    Every sample comes floor(repeat_time) times. The rest is a seeded choice without repetition, a different one each
-    epoch, which goes through the whole data set before it begins anew. (The released trainer takes the first lines of
-    the file, the same in every epoch, and refuses fractions above one.)
-
-    Args:
-        samples: size of the data set.
-        repeat_time: passes per epoch, as a decimal: 0.29 of 100 samples are 29.
-        key: seed of the choice.
-        epoch: 0-based.
-    """
-    passes = Fraction(str(repeat_time))
-    whole, rest = divmod(passes * samples, samples) if samples else (0, Fraction(0))
-    partial = int(rest)
-    everything = np.repeat(np.arange(samples, dtype=np.int64), int(whole))
-    if not partial:
-        return everything
-    turns = np.arange(epoch * partial, (epoch + 1) * partial, dtype=np.int64) % samples
-    chosen = seeding.permutation(samples, *key)[turns]
-    return np.sort(np.concatenate([everything, chosen]), kind="stable")
 
 
 def _mixed(number: int, entry: MixtureSource) -> Source:

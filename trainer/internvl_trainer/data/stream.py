@@ -1,81 +1,133 @@
 """PackStream: the global sequence of packs that a stage trains on.
 
-Shape legend: S tokens of a pack, N tiles, H and W a tile's height and width, C = 3 colours.
+Shapes: N tiles, H and W a tile's height and width, C = 3 colours.
 """
 
-import logging
-import threading
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import DataConfig
-from internvl_trainer.data import seeding
-from internvl_trainer.data.conversations import IGNORED
-from internvl_trainer.data.errors import MetaError
-from internvl_trainer.data.index import GOOD, open_indexes
-from internvl_trainer.data.loss_weights import LossReweighting, token_weights
+from internvl_trainer.data.errors import BadSampleError
+from internvl_trainer.data.index import SourceIndex, open_indexes
+from internvl_trainer.data.loss_weights import LossReweighting
 from internvl_trainer.data.media import MediaReader
-from internvl_trainer.data.packing import EpochPlan, plan_epoch
+from internvl_trainer.data.pack import LeftOut, Pack, assemble, blank
+from internvl_trainer.data.packing import PackCost
 from internvl_trainer.data.samples import Sample, SampleReader
 from internvl_trainer.data.seeding import Purpose
-from internvl_trainer.data.sources import draws_of_epoch
 from internvl_trainer.data.tokenizer import Tokenizer
+from internvl_trainer.data.walk import PackKey, Walk
 from internvl_trainer.storage import ObjectStore
 
-_log = logging.getLogger(__name__)
-
-_READERS = 4
-"""Threads that fetch and decode the images of one pack."""
+_THREADS = 4
+"""Threads that fetch and decode the media of one pack."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pack:
-    """What one micro-batch trains on: whole samples, one after the other, each a segment of its own."""
+class PackLoader:
+    """Turns the key of a pack into the pack. Safe to use from several threads; goes to other processes by pickle.
 
-    index: int
-    """Position in the global order."""
-    sample_ids: tuple[str, ...]
-    tokens_S: np.ndarray
-    """int64[S]: input ids, `<IMG_CONTEXT>` placeholders inside."""
-    labels_S: np.ndarray
-    """int64[S]: the token to predict at each position, shifted inside its segment; -100 where none is learned."""
-    weights_S: np.ndarray
-    """float32[S]: loss weight of each position, 0 where the label is -100."""
-    cu_seqlens: np.ndarray
-    """int32[segments + 1]: where segments begin and end."""
-    tiles_NHWC: np.ndarray | None
-    """uint8[N, tile, tile, 3] in the order of the placeholders; None when asked for without pixels."""
-    tile_count: int
-    """N, known without pixels; 0 for a pack of text."""
+    Args:
+        indexes: of the data sets, in their order.
+        data, model: as for PackStream.
+        tokenizer: of `data`.
+        loss_reweighting: token, sample or square.
+        media: where images and videos are read from.
+    """
 
+    def __init__(
+        self,
+        indexes: Sequence[SourceIndex],
+        data: DataConfig,
+        model: ModelGeometry,
+        tokenizer: Tokenizer,
+        loss_reweighting: LossReweighting,
+        media: MediaReader,
+    ) -> None:
+        self._made_of = (tuple(indexes), data, model, tokenizer, loss_reweighting, media)
+        self._indexes = tuple(indexes)
+        self._reader = SampleReader(data, model, tokenizer, media)
+        self._mode: LossReweighting = loss_reweighting
+        self._seed = data.seed
+        self._side = model.vision.image_size
+        # Any token would do but <IMG_CONTEXT>: it is never learned from.
+        self._filler = tokenizer.im_end_id
 
-class _Epoch(NamedTuple):
-    """One epoch's draws, as (data set, sample) pairs, and their packs."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackLoader, self._made_of
 
-    number: int
-    source: np.ndarray
-    sample: np.ndarray
-    plan: EpochPlan
+    def load(self, key: PackKey, *, with_tiles: bool = True) -> Pack:
+        """The pack of a key, without those of its samples that cannot be read; `Pack.skipped` says which and why.
+
+        Raises:
+            DataError: an annotation file is not the one that was indexed.
+            StoreError: the store did not answer.
+        """
+        places = range(len(key.row))
+        encoded = list(self._threads.map(lambda place: self._encode(key, place), places))
+        counts = [0 if isinstance(each, BadSampleError) else sum(each.tiles) for each in encoded]
+        ends = np.cumsum(counts)
+        tiles_NHWC = np.empty((int(ends[-1]), self._side, self._side, 3), dtype=np.uint8) if with_tiles else None
+
+        def fill(place: int) -> Sample | BadSampleError:
+            sample = encoded[place]
+            if tiles_NHWC is None or not counts[place] or isinstance(sample, BadSampleError):
+                return sample
+            return self._fill(sample, key, place, tiles_NHWC[ends[place] - counts[place] : ends[place]])
+
+        outcomes = list(self._threads.map(fill, places))
+        bad = {place: fault for place, fault in enumerate(outcomes) if isinstance(fault, BadSampleError)}
+        good = [sample for sample in outcomes if isinstance(sample, Sample)]
+        left_out: LeftOut = (tuple(bad), tuple(bad.values()))
+        if not good:
+            return blank(key.number, self._filler, self._side if with_tiles else None, left_out)
+        if tiles_NHWC is not None and any(counts[place] for place in bad):
+            tiles_NHWC = tiles_NHWC[np.repeat([place not in bad for place in places], counts)]
+        return assemble(key.number, good, self._mode, tiles_NHWC, left_out)
+
+    def _encode(self, key: PackKey, place: int) -> Sample | BadSampleError:
+        index = self._indexes[int(key.source[place])]
+        try:
+            return self._reader.encode(index.record(int(key.row[place])), index.source)
+        except BadSampleError as fault:
+            return fault
+
+    def _fill(self, sample: Sample, key: PackKey, place: int, out_NHWC: np.ndarray) -> Sample | BadSampleError:
+        draws = (self._seed, Purpose.JPEG, key.epoch, int(key.source[place]), int(key.draw[place]))
+        try:
+            self._reader.load_tiles(sample, draws, out_NHWC)
+        except BadSampleError as fault:
+            return fault
+        return sample
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
 
 class PackStream:
-    """Packs by number. Pack i is a pure function of the configuration and the data, whatever was asked for before.
+    """The packs of a stage, by their keys: a pack is a pure function of the configuration, the data and its key.
 
-    Building one reads the meta JSON, the tokenizer and every annotation file. Safe to use from several threads, and
-    by several processes with one cache folder.
+    Building one reads the meta JSON, the tokenizer and the index of every data set, and builds the indexes that are
+    not there.
 
     Args:
         data: what to train on, and the limits of a pack.
         model: gives tile size, visual tokens per tile, template family and vocabulary.
         loss_reweighting: token, sample or square.
         store: where the URIs are read from.
-        cache: node-local folder for copies of remote files.
+        cache: node-local folder for indexes and annotation files; processes of a node share it.
+        trainable: what the stage trains, by which the cost of a pack is judged.
+
+    Attributes:
+        loader: loads packs; what worker processes need of the stream.
 
     Raises:
         DataError: meta JSON, tokenizer or data are unusable; says which and why.
@@ -90,98 +142,26 @@ class PackStream:
         loss_reweighting: LossReweighting,
         store: ObjectStore,
         cache: Path,
+        trainable: Collection[Component] = tuple(Component),
     ) -> None:
-        self._data = data
-        self._mode: LossReweighting = loss_reweighting
         self.tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
-        self._reader = SampleReader(data, model, self.tokenizer, MediaReader(store))
         self.indexes = open_indexes(data, model, self.tokenizer, store, cache)
-        self._good = [np.flatnonzero(index.rows["reason"] == GOOD) for index in self.indexes]
-        self._epochs: list[_Epoch] = []
-        self._lock = threading.Lock()
+        self._walk = Walk.over(self.indexes, data, PackCost.of_model(model, trainable))
+        media = MediaReader(store)
+        self.loader = PackLoader(self.indexes, data, model, self.tokenizer, loss_reweighting, media)
 
-    def packs_per_epoch(self, epoch: int) -> int:
-        """How many packs an epoch (0-based) has. It varies a little, as every epoch has an order of its own."""
-        return self._epoch(epoch).plan.packs
+    def __str__(self) -> str:
+        built, count = sum(index.built for index in self.indexes), len(self.indexes)
+        how = "found" if not built else "built" if built == count else f"built for {built}, found for the others"
+        return f"{sum(map(len, self.indexes)):,} samples in {count} data set{'s' * (count > 1)}, indexes {how}"
 
-    def pack(self, index: int, *, with_tiles: bool = True) -> Pack:
-        """Pack number `index` of the global order, which goes on through all epochs.
+    def batches(self, position: DataPosition, global_batch: int) -> Iterator[tuple[tuple[PackKey, ...], DataPosition]]:
+        """The keys of each global batch from a position on, without end, and where the data stands after it.
 
-        Raises:
-            BadSampleError: an image is missing, damaged or of another size than its record says.
-            StoreError: the store did not answer.
+        Rank r of R data-parallel ranks takes keys[r::R]: their costs are nearly equal for any R.
         """
-        epoch, number = self._locate(index)
-        draws = epoch.plan.draws(number)
-        samples = [self._sample(epoch, draw) for draw in draws]
-        tiles = self._tiles(epoch, draws, samples) if with_tiles else None
-        return _assemble(index, samples, self._mode, tiles)
+        return self._walk.batches(position, global_batch)
 
-    def _sample(self, epoch: _Epoch, draw: int) -> Sample:
-        index = self.indexes[epoch.source[draw]]
-        return self._reader.encode(index.record(epoch.sample[draw]), index.source)
-
-    def _tiles(self, epoch: _Epoch, draws: np.ndarray, samples: list[Sample]) -> np.ndarray:
-        def load(draw: int, sample: Sample) -> np.ndarray:
-            key = (self._data.seed, Purpose.JPEG, epoch.number, int(draw))
-            return self._reader.load_tiles(sample, key)
-
-        return np.concatenate(list(self._readers.map(load, draws, samples)))
-
-    @cached_property
-    def _readers(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_READERS, thread_name_prefix="images")
-
-    def _locate(self, index: int) -> tuple[_Epoch, int]:
-        if index < 0:
-            raise IndexError(f"pack {index} does not exist; packs are numbered from 0")
-        number = 0
-        while index >= (packs := self.packs_per_epoch(number)):
-            index -= packs
-            number += 1
-        return self._epoch(number), index
-
-    def _epoch(self, number: int) -> _Epoch:
-        with self._lock:
-            while len(self._epochs) <= number:
-                self._epochs.append(self._plan(len(self._epochs)))
-            return self._epochs[number]
-
-    def _plan(self, epoch: int) -> _Epoch:
-        seed = self._data.seed
-        chosen = [
-            good[
-                draws_of_epoch(
-                    len(good), index.source.repeat_time, key=(seed, Purpose.REPEAT, index.source.number), epoch=epoch
-                )
-            ]
-            for index, good in zip(self.indexes, self._good, strict=True)
-        ]
-        source = np.repeat(np.arange(len(chosen)), [len(draws) for draws in chosen])
-        if not len(source):
-            raise MetaError(f"meta {self._data.meta}: with these repeat_time values an epoch has no sample; raise one")
-        rows = np.concatenate([index.rows[draws] for index, draws in zip(self.indexes, chosen, strict=True)])
-        order = seeding.permutation(len(source), seed, Purpose.ORDER, epoch)
-        plan = plan_epoch(order, rows["tokens"].astype(np.int64), rows["tiles"].astype(np.int64), self._reader.limits)
-        return _Epoch(epoch, source, np.concatenate(chosen), plan)
-
-
-def _assemble(index: int, samples: list[Sample], mode: LossReweighting, tiles_NHWC: np.ndarray | None) -> Pack:
-    labels, weights = [], []
-    for sample in samples:
-        # Position t predicts token t + 1 of its own segment; a segment's last position predicts nothing.
-        label_s = np.asarray([*sample.encoded.labels[1:], IGNORED], dtype=np.int64)
-        weight = token_weights(sample.encoded.supervised, mode)
-        labels.append(label_s)
-        weights.append(np.where(label_s == IGNORED, 0.0, weight).astype(np.float32))
-    lengths = [len(sample.encoded.tokens) for sample in samples]
-    return Pack(
-        index=index,
-        sample_ids=tuple(sample.record.name for sample in samples),
-        tokens_S=np.concatenate([np.asarray(sample.encoded.tokens, dtype=np.int64) for sample in samples]),
-        labels_S=np.concatenate(labels),
-        weights_S=np.concatenate(weights),
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        tiles_NHWC=tiles_NHWC,
-        tile_count=sum(sum(sample.tiles) for sample in samples),
-    )
+    def load(self, key: PackKey, *, with_tiles: bool = True) -> Pack:
+        """See `PackLoader.load`."""
+        return self.loader.load(key, with_tiles=with_tiles)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.model.batch import MicroBatch
 from internvl_trainer.model.droppath import DropPathPlace
 

@@ -85,10 +85,12 @@ class NothingSupervisedError(EngineError):
 
     exit_code = ExitCode.INVALID_CONFIG
 
-    def __init__(self, step: int, packs: tuple[int, ...]) -> None:
+    def __init__(self, step: int, packs: tuple[int, ...], skipped: int) -> None:
+        cause = f"; {skipped} of its samples could not be read and are left out" if skipped else ""
         super().__init__(
             f"step {step}: no token of the global batch has loss weight (packs of this rank: "
-            f"{', '.join(map(str, packs))}); check that the data has assistant turns, or use a larger global_batch"
+            f"{', '.join(map(str, packs))}){cause}; check that the data has assistant turns and that its images can "
+            "be read (internvl data check), or use a larger global_batch"
         )
 
 

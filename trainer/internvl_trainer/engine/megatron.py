@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from megatron.core import parallel_state
@@ -14,7 +14,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.engine import diagnosis, optimizer_state
 from internvl_trainer.engine.batch import share_tiles, to_device
 from internvl_trainer.engine.capacity import check_capacity, settled_partition
@@ -40,6 +40,14 @@ from internvl_trainer.model.internvl import InternVLModel
 from internvl_trainer.model.loss import PackLoss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class BatchCounts(NamedTuple):
+    """What a global batch holds: tokens, tiles, and samples that are left out of it."""
+
+    tokens: int
+    tiles: int
+    skipped: int
 
 
 class Verdict(IntEnum):
@@ -119,7 +127,7 @@ class MegatronEngine:
     def _train_step(
         self, packs: Sequence[Pack], learning_rate: float, step: int, loss_limit: float | None
     ) -> StepResult:
-        scales, tokens, tiles = self._agree_on_batch(packs, step)
+        scales, counts = self._agree_on_batch(packs, step)
         self._parallel_model.zero_grad_buffer()
         self._optimizer.zero_grad()
         losses = self._run(packs, scales, step)
@@ -139,7 +147,7 @@ class MegatronEngine:
         if self._clip > 0 and parameters:
             clip_grad_by_total_norm_fp32(parameters, self._clip, grad_norm)
         self._optimizer.step_with_ready_grads()
-        return StepResult(loss, grad_norm, tokens, tiles)
+        return StepResult(loss, grad_norm, counts.tokens, counts.tiles, counts.skipped)
 
     def _run(
         self, packs: Sequence[Pack], scales: Sequence[float], step: int, *, forward_only: bool = False
@@ -156,8 +164,8 @@ class MegatronEngine:
         )
         return losses
 
-    def _agree_on_batch(self, packs: Sequence[Pack], step: int) -> tuple[tuple[float, ...], int, int]:
-        """Loss scale per micro-step, tokens and tiles of the global batch; all raise if one finds its packs unusable.
+    def _agree_on_batch(self, packs: Sequence[Pack], step: int) -> tuple[tuple[float, ...], BatchCounts]:
+        """Loss scale per micro-step, and what the global batch holds; all raise if one finds its packs unusable.
 
         Loss weights are summed over data parallelism and context parallelism, whose ranks would share a pack's tokens.
         """
@@ -169,19 +177,20 @@ class MegatronEngine:
         mine = (
             sum(len(pack.tokens_S) for pack in packs),
             sum(pack.tile_count for pack in packs),
+            sum(len(pack.masked) for pack in packs),
             float(fault is not None),
             *(float(pack.weights_S.sum(dtype="float64")) for pack in packs),
         )
         sums = torch.tensor(mine, dtype=torch.float64, device=self._device)
         torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-        tokens, tiles, faults, *weights = sums.tolist()
+        tokens, tiles, skipped, faults, *weights = sums.tolist()
         if fault is not None:
             raise fault
         if faults:
             raise PeerRejectedBatchError(step)
         if sum(weights) <= 0:
-            raise NothingSupervisedError(step, tuple(pack.index for pack in packs))
-        return loss_scales(weights, self._denominator), int(tokens), int(tiles)
+            raise NothingSupervisedError(step, tuple(pack.index for pack in packs), int(skipped))
+        return loss_scales(weights, self._denominator), BatchCounts(int(tokens), int(tiles), int(skipped))
 
     def _micro_batches(self, packs: Sequence[Pack], scales: Sequence[float], step: int) -> Iterator[MicroBatch]:
         """Packs as micro-batches, each moved to the device when its turn comes."""

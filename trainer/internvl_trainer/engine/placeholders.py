@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from internvl_trainer.contract.catalog import ModelGeometry
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.model.errors import VisualTokenMismatchError
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 
 ShardedStateDict = dict[str, Any]
 """Local name -> sharded tensor, in megatron.core's form."""
@@ -13,14 +13,15 @@ class StepResult(NamedTuple):
     """What one optimizer step did, over the whole global batch; the same on all ranks.
 
     `loss` is the weighted mean of the cross entropies, by `optimization.loss_denominator`. `tokens` counts tokens of
-    packs (there is no padding), `tiles` the image tiles, blank tiles of text packs excluded. `grad_norm` is taken
-    before clipping.
+    packs (there is no padding), `tiles` the image tiles, blank tiles of text packs excluded, `skipped` the samples
+    that are left out of packs because they could not be read. `grad_norm` is taken before clipping.
     """
 
     loss: float
     grad_norm: float
     tokens: int
     tiles: int
+    skipped: int
 
 
 class Engine(Protocol):
@@ -35,6 +36,7 @@ class Engine(Protocol):
             NonFiniteLossError: on all ranks, before any parameter changed; loss or gradient norm is NaN or infinite.
             LossSpikeError: on all ranks, before any parameter changed; the loss is above `loss_limit`.
             VisualTokenMismatchError: a pack's placeholders do not match its tiles.
+            NothingSupervisedError: on all ranks; no token of the global batch carries loss weight.
             PeerLostError: a collective failed.
         """
         ...

@@ -1,74 +1,63 @@
-"""Packs ahead of the step that needs them: a bounded queue filled by one thread."""
+"""The packs of one rank, step by step, loaded ahead of the steps that need them."""
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.contract.data_position import DataPosition
+from internvl_trainer.data.pack import Pack
+from internvl_trainer.train.ahead import Ahead
+from internvl_trainer.train.batches import Batch, PackLoader, PackSource, Plan
+from internvl_trainer.train.prefetch import Prefetch
+from internvl_trainer.train.workers import load_by_workers
+
+_PLANS = 4
+"""Steps whose keys are known ahead of those being loaded: forming the packs of a window never holds a step up."""
 
 
-class PackSource(Protocol):
-    """Where packs come from; PackStream is one."""
-
-    def pack(self, index: int, *, with_tiles: bool = True) -> Pack: ...
-
-
-class PackFeed:
-    """The packs of one rank, step by step, prepared up to `ahead` steps before they are asked for.
-
-    Decoding images and encoding text mostly happens outside the interpreter lock, so a thread overlaps with the
-    engine's work. A context manager: leaving it ends the thread.
+@contextmanager
+def feed(
+    source: PackSource,
+    position: DataPosition,
+    *,
+    global_batch: int,
+    rank: int,
+    ranks: int,
+    with_tiles: bool,
+    prefetch: Prefetch,
+    pin: bool = False,
+) -> Iterator[Iterator[Batch]]:
+    """A data-parallel rank's packs of each step from a position on. Leaving it ends what it has started.
 
     Args:
-        source: makes packs.
-        steps: for each step to come, the numbers of this rank's packs.
-        with_tiles: whether this rank needs pixels.
-        ahead: steps of packs to hold at most.
+        source: names and loads packs.
+        position: where the data stands before the first step.
+        global_batch: packs of a step over all ranks.
+        rank, ranks: this data-parallel rank, and how many there are; it takes each `ranks`-th pack of a global batch.
+        with_tiles: whether this process needs pixels.
+        prefetch: who loads, and how far ahead.
+        pin: have tiles in pinned memory; loader processes alone do that ahead.
+
+    Yields:
+        the steps without end, as epochs follow one another. Asking for the next one raises DataError or StoreError
+        when loading it did, and LoaderWorkerDiedError at once when a loader process has died.
     """
+    plans = (
+        Plan(keys[rank::ranks], after) for keys, after in source.batches(position, global_batch)
+    )  # fmt: skip
+    with ExitStack() as stack:
+        known = stack.enter_context(Ahead(plans, depth=_PLANS, name="pack-plans"))
+        if prefetch.workers:
+            steps: Ahead[Batch] = Ahead(
+                load_by_workers(source.loader, known, prefetch, pin=pin, died=lambda error: steps.fail(error)),
+                depth=1,
+                name="pack-feed",
+            )
+        else:
+            steps = Ahead(_load_here(source.loader, known, with_tiles), depth=prefetch.steps, name="pack-feed")
+        yield iter(stack.enter_context(steps))
 
-    def __init__(self, source: PackSource, steps: Iterable[list[int]], *, with_tiles: bool, ahead: int = 2) -> None:
-        self._source = source
-        self._steps = steps
-        self._with_tiles = with_tiles
-        self._ready: queue.Queue[list[Pack] | Exception | None] = queue.Queue(maxsize=ahead)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="pack-feed", daemon=True)
 
-    def __enter__(self) -> "PackFeed":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join(timeout=10)
-
-    def __iter__(self) -> Iterator[list[Pack]]:
-        """The packs of each step in turn.
-
-        Raises:
-            DataError, StoreError: what the source raised, when its step comes.
-        """
-        while (step := self._ready.get()) is not None:
-            if isinstance(step, Exception):
-                raise step
-            yield step
-
-    def _fill(self) -> None:
-        try:
-            for indices in self._steps:
-                if not self._offer([self._source.pack(index, with_tiles=self._with_tiles) for index in indices]):
-                    return
-            self._offer(None)
-        except Exception as error:  # noqa: BLE001  (handed to the consumer, which raises it)
-            self._offer(error)
-
-    def _offer(self, item: list[Pack] | Exception | None) -> bool:
-        """Put an item into the queue; False where the feed is being closed."""
-        while not self._closing.is_set():
-            try:
-                self._ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+def _load_here(loader: PackLoader, plans: Ahead[Plan], with_tiles: bool) -> Iterator[Batch]:
+    for plan in plans:
+        packs: list[Pack] = [loader.load(key, with_tiles=with_tiles) for key in plan.keys]
+        yield Batch(packs, plan.position)

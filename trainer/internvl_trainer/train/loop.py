@@ -6,15 +6,17 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.manifest import ManifestRef
-from internvl_trainer.data.stream import Pack
 from internvl_trainer.engine.protocol import Engine
+from internvl_trainer.train.batches import Batch
 from internvl_trainer.train.interrupt import InterruptedTrainingError
 from internvl_trainer.train.lr import cosine
+from internvl_trainer.train.skips import check_budget
 from internvl_trainer.train.spike import loss_limit
 
-FRESH = TrainState(step=0, tokens=0, data_packs=0, metrics=())
+FRESH = TrainState(step=0, tokens=0, data=DataPosition(), metrics=())
 
 
 class Checkpoints(Protocol):
@@ -37,7 +39,7 @@ def train(
     job: JobConfig,
     engine: Engine,
     checkpoints: Checkpoints,
-    feed: Callable[[int], AbstractContextManager[Iterator[list[Pack]]]],
+    feed: Callable[[DataPosition], AbstractContextManager[Iterator[Batch]]],
     observer: Observer,
     should_stop: Callable[[], bool],
 ) -> TrainState:
@@ -47,12 +49,13 @@ def train(
     `optimization.steps`; the learning rate follows its own schedule, whichever comes first.
 
     Args:
-        feed: this rank's packs of each step, from a step on.
+        feed: this rank's packs of each step, from a position in the data on.
         should_stop: asked on all ranks after each step; answers the same on all.
 
     Raises:
         InterruptedTrainingError: `should_stop` said so; a checkpoint of the last whole step is committed.
         NonFiniteLossError, LossSpikeError: a step is not one to take; the last checkpoint stays the newest.
+        TooManyBadSamplesError: more samples were unreadable than `data.max_bad_fraction` allows; as before.
     """
     state = checkpoints.resume(engine)
     if state is None:
@@ -60,7 +63,7 @@ def train(
         state = FRESH
     saved: ManifestRef | None = None
     done = _is_done(job, state)
-    with feed(state.step) as steps:
+    with feed(state.data) as steps:
         while not done:
             state, saved = _step(job, engine, next(steps), state), None
             observer.stepped(state)
@@ -79,7 +82,7 @@ def _is_done(job: JobConfig, state: TrainState) -> bool:
     return job.optimization.is_done(step=state.step, tokens=state.tokens)
 
 
-def _step(job: JobConfig, engine: Engine, packs: list[Pack], state: TrainState) -> TrainState:
+def _step(job: JobConfig, engine: Engine, batch: Batch, state: TrainState) -> TrainState:
     settings = job.optimization
     rate = cosine(
         state.step,
@@ -90,7 +93,10 @@ def _step(job: JobConfig, engine: Engine, packs: list[Pack], state: TrainState) 
     )
     begun = time.monotonic()
     limit = loss_limit(state.metrics, settings.spike_limit)
-    result = engine.train_step(packs, rate, state.step, loss_limit=limit)
+    result = engine.train_step(batch.packs, rate, state.step, loss_limit=limit)
+    # What the steps before have skipped was not known when this one's packs were put together.
+    position = batch.position.model_copy(update={"skipped": state.data.skipped + result.skipped})
+    check_budget(position, job.data.max_bad_fraction)
     metrics = StepMetrics(
         step=state.step + 1,
         loss=result.loss,
@@ -98,11 +104,12 @@ def _step(job: JobConfig, engine: Engine, packs: list[Pack], state: TrainState) 
         learning_rate=rate,
         tokens=result.tokens,
         tiles=result.tiles,
+        skipped=result.skipped,
         seconds=time.monotonic() - begun,
     )
     return TrainState(
         step=metrics.step,
         tokens=state.tokens + result.tokens,
-        data_packs=state.data_packs + settings.global_batch,
+        data=position,
         metrics=(*state.metrics, metrics),
     )

@@ -37,6 +37,7 @@ def report(
         tokens_per_second=tokens / seconds,
         tiles_per_second=sum(each.tiles for each in recent) / seconds,
         padding=1 - tokens / capacity,
+        skipped_samples=sum(each.skipped for each in metrics),
         eta_seconds=seconds / len(recent) * (total - last.step),
         checkpoint=checkpoint,
         reported_at=now,
@@ -63,10 +64,11 @@ def line(status: ProgressReport, last: StepMetrics) -> str:
 
 
 def brief(status: ProgressReport) -> str:
-    """What a person watches: step, loss, rates, empty share of the packs, time left."""
+    """What a person watches: step, loss, rates, empty share of the packs, time left, and samples that were left out."""
     eta = timedelta(seconds=round(status.eta_seconds or 0))
+    left_out = f"  left out {status.skipped_samples:,} samples" if status.skipped_samples else ""
     return (
         f"step {status.step}/{status.total_steps}  loss {status.loss or 0:.4f}  "
         f"{status.tokens_per_second or 0:,.0f} tok/s  {status.tiles_per_second or 0:,.1f} tiles/s  "
-        f"padding {100 * (status.padding or 0):.1f} %  eta {eta}"
+        f"padding {100 * (status.padding or 0):.1f} %  eta {eta}{left_out}"
     )

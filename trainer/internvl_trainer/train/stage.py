@@ -8,20 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from internvl_trainer.checkpoint.checkpointer import Checkpointer
 from internvl_trainer.checkpoint.state import TrainState
 from internvl_trainer.contract import environment
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.data.stream import Pack, PackStream
+from internvl_trainer.data.processors import usable_processors
+from internvl_trainer.data.stream import PackStream
 from internvl_trainer.engine import parallel
+from internvl_trainer.engine.masking import agree_on_masks
 from internvl_trainer.engine.megatron import MegatronEngine
+from internvl_trainer.engine.parallel import Place
 from internvl_trainer.storage import open_store
-from internvl_trainer.train import live
-from internvl_trainer.train.feed import PackFeed
+from internvl_trainer.train import live, prefetch, workers
+from internvl_trainer.train.batches import Batch
+from internvl_trainer.train.feed import feed
 from internvl_trainer.train.interrupt import StopWish
 from internvl_trainer.train.loop import train
 from internvl_trainer.train.observers import Reporting, Silent
+from internvl_trainer.train.prefetch import Prefetch
 from internvl_trainer.train.report import ProgressReporter
+from internvl_trainer.train.skips import SkipLog
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +45,7 @@ def run_stage(job: JobConfig) -> TrainState:
     begun = time.monotonic()
     place = parallel.start(job.layout)
     grouped = time.monotonic()
+    ahead = _plan_prefetch(job, place)
     scratch = Path(os.environ.get(environment.SCRATCH, tempfile.gettempdir()))
     store = open_store(
         endpoint_url=job.storage.endpoint_url, region=job.storage.region, path_style=job.storage.path_style
@@ -46,17 +56,28 @@ def run_stage(job: JobConfig) -> TrainState:
         loss_reweighting=job.optimization.loss_reweighting,
         store=store,
         cache=scratch / "data",
+        trainable=job.trainable,
     )
     indexed = time.monotonic()
     engine = MegatronEngine(job, place, image_token=stream.tokenizer.img_context_id)
     checkpoints = Checkpointer(job, store, scratch)
 
+    if place.rank == 0:
+        logger.info("%s; %d packs a step, loaded by %s", stream, job.optimization.global_batch, ahead)
+
     @contextmanager
-    def feed(first_step: int) -> Iterator[Iterator[list[Pack]]]:
-        steps = range(first_step, job.optimization.steps)
-        indices = (place.pack_indices(step, job.optimization.global_batch) for step in steps)
-        with PackFeed(stream, indices, with_tiles=place.needs_tiles) as packs:
-            yield iter(packs)
+    def batches(position: DataPosition) -> Iterator[Iterator[Batch]]:
+        with feed(
+            stream,
+            position,
+            global_batch=job.optimization.global_batch,
+            rank=place.data_rank,
+            ranks=place.data_size,
+            with_tiles=place.needs_tiles,
+            prefetch=ahead,
+            pin=torch.cuda.is_available(),
+        ) as steps:
+            yield _agreed(steps)
 
     with ProgressReporter(job.progress if place.reports else None) as reporter:
         observer = Reporting(job, reporter, to_terminal=live.WANTED in os.environ) if place.reports else Silent()
@@ -67,6 +88,42 @@ def run_stage(job: JobConfig) -> TrainState:
                 *(job.stage, job.attempt, place.world, grouped - begun, indexed - grouped, built - indexed),
             )
             logger.info("attention: %s", engine.attention)
-        state = train(job, engine, checkpoints, feed, observer, lambda: parallel.any_rank(wish.felt))
+        state = train(job, engine, checkpoints, batches, observer, lambda: parallel.any_rank(wish.felt))
     parallel.stop()
     return state
+
+
+def _plan_prefetch(job: JobConfig, place: Place) -> Prefetch:
+    """How this process loads its packs; where by others, those begin to warm up.
+
+    Raises:
+        SharedMemoryError: the node has too little of it.
+    """
+    if not place.needs_tiles:
+        return Prefetch(0, 2)
+    node = int(os.environ["LOCAL_WORLD_SIZE"])
+    first = place.rank - int(os.environ["LOCAL_RANK"])
+    loaders = prefetch.loaders_among(job.layout, range(first, first + node))
+    accelerated = torch.cuda.is_available()
+    count = job.data.workers
+    if count is None:
+        count = prefetch.default_workers(usable_processors(), loaders=loaders, accelerated=accelerated)
+    chosen = prefetch.choose_prefetch(
+        count,
+        per_step=job.optimization.global_batch // place.data_size,
+        pack_bytes=job.data.pack_tiles * 3 * job.model.vision.image_size**2,
+        loaders=loaders,
+        pinned=accelerated,
+        free=prefetch.free_shared_memory(),
+    )
+    if chosen.workers:
+        workers.preload()
+    return chosen
+
+
+def _agreed(steps: Iterator[Batch]) -> Iterator[Batch]:
+    """The steps without samples that a rank that shares their packs could not read; those of this rank are logged."""
+    log = SkipLog()
+    for batch in steps:
+        log.note(batch.packs)
+        yield batch._replace(packs=agree_on_masks(batch.packs))

@@ -10,6 +10,7 @@ import pytest
 
 from internvl_trainer.contract import catalog, keys
 from internvl_trainer.contract.base import Component, RunIdentity
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.manifest import (
     ComponentManifest,
     LossSummary,
@@ -72,7 +73,7 @@ def commit(tmp_path: Path) -> Commit:
             step=step,
             total_steps=total_steps,
             tokens=1000,
-            data_packs=40,
+            data=DataPosition(packs=40),
             created_at=datetime(2026, 1, 1, tzinfo=UTC),
             config_sha256="0" * 64,
             model=catalog.get("tiny-1b-like"),

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from internvl_trainer.contract.data_position import DataPosition
+from internvl_trainer.data import Pack, PackStream
+
 GOLDEN = Path(__file__).parents[3] / "golden"
 
 
@@ -35,3 +38,19 @@ def image_record(number: int | str, image: str | list[str], width: Any = None, h
     turns = [{"from": "human", "value": "<image>\n" * count + "q2"}, {"from": "gpt", "value": "ok"}]
     sizes = {} if width is None else {"width": width, "height": height}
     return {"id": number, "image": image, "conversations": turns} | sizes
+
+
+def packs_of(stream: PackStream, epoch: int = 0, *, with_tiles: bool = True) -> list[Pack]:
+    """All packs of one epoch, in the global order."""
+    packs = []
+    for keys, after in stream.batches(DataPosition(epoch=epoch), 1):
+        packs += [stream.load(key, with_tiles=with_tiles) for key in keys]
+        if after.epoch > epoch:
+            return packs
+    raise AssertionError("the stream of packs has no end")
+
+
+def first_pack(stream: PackStream, *, with_tiles: bool = True) -> Pack:
+    """The first pack of the first epoch."""
+    (key,), _ = next(stream.batches(DataPosition(), 1))
+    return stream.load(key, with_tiles=with_tiles)

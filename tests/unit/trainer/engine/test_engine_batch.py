@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from internvl_trainer.contract.catalog import MODELS
-from internvl_trainer.data.stream import Pack
+from internvl_trainer.data.pack import Pack
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.engine.placeholders import check_placeholders
 from internvl_trainer.model.errors import VisualTokenMismatchError
@@ -21,7 +21,8 @@ def pack(placeholders: list[int], tiles: int) -> Pack:
     tokens = np.concatenate(samples)
     bounds = np.cumsum([0, *map(len, samples)]).astype(np.int32)
     names = tuple(f"sample-{number}" for number in range(len(samples)))
-    return Pack(5, names, tokens, tokens * 0 - 100, tokens * np.float32(0), bounds, None, tiles)
+    of_segments = (tiles, *[0] * (len(samples) - 1))
+    return Pack(5, names, tokens, tokens * 0 - 100, tokens * np.float32(0), bounds, None, of_segments)
 
 
 @pytest.mark.parametrize("data_size", [1, 2, 4])

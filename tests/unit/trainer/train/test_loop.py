@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from internvl_trainer.checkpoint.state import TrainState
+from internvl_trainer.contract.data_position import DataPosition
+from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.data.errors import TooManyBadSamplesError
 from internvl_trainer.engine.protocol import StepResult
+from internvl_trainer.train.batches import Batch
 from internvl_trainer.train.interrupt import InterruptedTrainingError
 from internvl_trainer.train.loop import train
 from tests.integration.trainer.world import job
@@ -17,12 +21,20 @@ from tests.integration.trainer.world import job
 pytestmark = pytest.mark.unit
 
 
+def position(step: int, **fields: int) -> DataPosition:
+    """Where the data stands after so many steps."""
+    return DataPosition(packs=2 * step, taken=2 * step, samples=20 * step, **fields)
+
+
 class Diary:
     """Engine, checkpoints, feed and observer in one, which writes down what happens to it."""
 
-    def __init__(self, resumed: TrainState | None = None, *, data: int = 10) -> None:
+    def __init__(
+        self, resumed: TrainState | None = None, *, data: int = 10, skips: dict[int, int] | None = None
+    ) -> None:
         self.resumed = resumed
         self.data = data
+        self.skips = skips or {}
         self.rates: list[float] = []
         self.saved_at: list[int] = []
         self.seen: list[int] = []
@@ -36,7 +48,7 @@ class Diary:
         assert packs == [step]
         self.rates.append(learning_rate)
         self.limits.append(loss_limit)
-        return StepResult(loss=10.0 - step, grad_norm=1.0, tokens=100, tiles=3)
+        return StepResult(loss=10.0 - step, grad_norm=1.0, tokens=100, tiles=3, skipped=self.skips.get(step, 0))
 
     def resume(self, engine: "Diary") -> TrainState | None:
         return self.resumed
@@ -53,8 +65,10 @@ class Diary:
         return [ref.uri]
 
     @contextmanager
-    def feed(self, first: int) -> Iterator[Iterator[list[int]]]:
-        yield iter([[step] for step in range(first, self.data)])
+    def feed(self, first: DataPosition) -> Iterator[Iterator[Batch]]:
+        """Two packs and twenty samples a step."""
+        steps = range(first.packs // 2, self.data)
+        yield iter([Batch([step], position(step + 1)) for step in steps])  # type: ignore[list-item]
 
     def stepped(self, state: TrainState) -> None:
         self.seen.append(state.step)
@@ -76,7 +90,7 @@ def test_a_new_stage_starts_from_its_sources_and_saves_on_time_and_at_the_end(tm
     assert diary.seen == list(range(1, 11))
     assert diary.saved_at == [4, 8, 10]
     assert diary.published == ["s3://bucket/step-10"]
-    assert (state.step, state.tokens, state.data_packs) == (10, 1000, 20)
+    assert (state.step, state.tokens, state.data) == (10, 1000, position(10))
     assert [metrics.loss for metrics in state.metrics] == [10.0 - step for step in range(10)]
 
 
@@ -92,11 +106,11 @@ def test_a_resumed_stage_goes_on_where_it_stood(tmp_path: Path) -> None:
     run(whole, tmp_path)
     with pytest.raises(InterruptedTrainingError):
         run(first, tmp_path, stop_after=4)
-    second = Diary(resumed=TrainState(step=4, tokens=400, data_packs=8, metrics=()))
+    second = Diary(resumed=TrainState(step=4, tokens=400, data=position(4), metrics=()))
     state = run(second, tmp_path)
     assert not second.started_fresh
     assert first.rates + second.rates == whole.rates
-    assert state.data_packs == 20
+    assert state.data.packs == 20
 
 
 def test_when_asked_to_stop_it_saves_the_last_whole_step_and_says_so(tmp_path: Path) -> None:
@@ -115,7 +129,7 @@ def test_being_asked_to_stop_at_the_last_step_is_just_the_end(tmp_path: Path) ->
 
 
 def test_a_stage_that_is_resumed_at_its_end_commits_and_publishes_again(tmp_path: Path) -> None:
-    diary = Diary(resumed=TrainState(step=10, tokens=1000, data_packs=20, metrics=()))
+    diary = Diary(resumed=TrainState(step=10, tokens=1000, data=position(10), metrics=()))
     run(diary, tmp_path)
     assert diary.seen == []
     assert diary.saved_at == [10]
@@ -141,7 +155,7 @@ def test_the_learning_rate_does_not_hurry_for_a_stage_that_its_tokens_end(tmp_pa
 
 
 def test_a_stage_that_its_tokens_have_ended_takes_no_step_when_resumed(tmp_path: Path) -> None:
-    diary = Diary(resumed=TrainState(step=5, tokens=500, data_packs=10, metrics=()))
+    diary = Diary(resumed=TrainState(step=5, tokens=500, data=position(5), metrics=()))
     run(diary, tmp_path, stop_after_tokens=500)
     assert diary.rates == []
     assert diary.saved_at == [5]
@@ -160,3 +174,21 @@ def test_without_a_limit_no_loss_is_a_spike(tmp_path: Path) -> None:
     diary = Diary(data=30)
     run(diary, tmp_path, steps=30)
     assert set(diary.limits) == {None}
+
+
+def test_samples_that_are_left_out_are_counted_in_the_state_and_survive_a_restart(tmp_path: Path) -> None:
+    first = Diary(skips={1: 3, 3: 1})
+    with pytest.raises(InterruptedTrainingError):
+        run(first, tmp_path, stop_after=4)
+    resumed = TrainState(step=4, tokens=400, data=position(4, skipped=4), metrics=())
+    state = run(Diary(resumed=resumed, skips={4: 2}), tmp_path)
+    assert state.data == position(10, skipped=6)
+    assert [metrics.skipped for metrics in state.metrics] == [2, 0, 0, 0, 0, 0]
+
+
+def test_more_left_out_samples_than_the_budget_end_the_stage_and_leave_its_last_checkpoint(tmp_path: Path) -> None:
+    diary = Diary(skips={5: 10, 6: 1})
+    with pytest.raises(TooManyBadSamplesError, match=r"11 of 140 samples could not be read .* limit 10 ") as caught:
+        run(diary, tmp_path)
+    assert caught.value.exit_code == ExitCode.INVALID_CONFIG
+    assert (diary.seen[-1], diary.saved_at) == (6, [4])

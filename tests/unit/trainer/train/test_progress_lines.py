@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
+from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.progress import ProgressReport
 from internvl_trainer.train import live, progress
@@ -78,7 +79,7 @@ def test_steps_go_to_the_terminal_or_into_the_log_and_always_to_the_operator(
     with ProgressReporter(None) as reporter, caplog.at_level("INFO"):
         reporter.submit = told.append  # type: ignore[method-assign]
         observer = Reporting(hundred_steps, reporter, to_terminal=to_terminal)
-        observer.stepped(TrainState(step=1, tokens=1000, data_packs=2, metrics=(metrics(1, 2.0),)))
+        observer.stepped(TrainState(step=1, tokens=1000, data=DataPosition(packs=2), metrics=(metrics(1, 2.0),)))
     assert [report.step for report in told] == [1]
     written = capsys.readouterr().out.encode()
     assert ([live.parse(line) for line in written.splitlines()] == told) is to_terminal

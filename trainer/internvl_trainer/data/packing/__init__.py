@@ -3,17 +3,14 @@
 from internvl_trainer.data.packing.balance import arrange
 from internvl_trainer.data.packing.best import form_packs
 from internvl_trainer.data.packing.cost import PackCost
-from internvl_trainer.data.packing.epoch_plan import EpochPlan, plan_epoch
 from internvl_trainer.data.packing.limits import PackLimits
 from internvl_trainer.data.packing.reference import ReferencePack, reference_greedy
 
 __all__ = [
-    "EpochPlan",
     "PackCost",
     "PackLimits",
     "ReferencePack",
     "arrange",
     "form_packs",
-    "plan_epoch",
     "reference_greedy",
 ]
