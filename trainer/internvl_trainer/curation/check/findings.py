@@ -62,6 +62,7 @@ class Findings:
         """Take what was found in the next part of a data set, given by its place in the plan."""
         self._spools[source].add(inspected.rows, inspected.ids)
         self._bad.add(inspected.bad)
+        self._warnings.add(inspected.warnings)
         self.samples += len(inspected.rows)
         self.tiles_decoded += inspected.tiles_decoded
         if self._bad_lines and inspected.bad:

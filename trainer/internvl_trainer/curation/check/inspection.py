@@ -8,6 +8,7 @@ import numpy as np
 
 from internvl_trainer.curation.check.document import Fault
 from internvl_trainer.curation.check.duplicates import hash_id
+from internvl_trainer.data import boxes
 from internvl_trainer.data.errors import BadSampleError
 from internvl_trainer.data.index import GOOD, code_of
 from internvl_trainer.data.index.chunks import split
@@ -16,6 +17,9 @@ from internvl_trainer.data.records import Record, parse_record
 
 READERS = 4
 """Threads of a worker that fetch and decode at once. Decoding frees the interpreter's lock, waiting for a store too."""
+
+ODD_BOX = "unusual box"
+"""Kind of a warning."""
 
 NO_KEY = (0,)
 """Seed of what is drawn for a sample's pixels, such as the frames of a video: a check takes one draw of many."""
@@ -29,6 +33,7 @@ class Inspected(NamedTuple):
     ids: np.ndarray
     """uint64[samples]: hashes of the samples' ids."""
     bad: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
     tiles_decoded: int
 
 
@@ -36,6 +41,8 @@ class _Look(NamedTuple):
     """What came of a sample that an index would take."""
 
     fault: BadSampleError | None
+    oddities: tuple[str, ...]
+    """Of its boxes."""
     tiles: int
 
 
@@ -65,7 +72,7 @@ class Inspector:
         ids = [id_of(content) for content in contents]
         rows = measured.rows.copy()
         bad = [Fault(file=part.source.annotation, **sample._asdict()) for sample in measured.bad]
-        decoded = 0
+        warnings, decoded = list[Fault](), 0
         good = np.flatnonzero(rows["reason"] == GOOD).tolist()
         looks = self._threads.map(lambda at: self._look(part, contents[at], int(rows[at]["line"])), good)
         for at, look in zip(good, looks, strict=True):
@@ -75,22 +82,22 @@ class Inspector:
                 rows[at]["tokens"] = rows[at]["tiles"] = 0
                 detail = str(look.fault).removeprefix(f"sample {look.fault.sample}: ")
                 bad.append(_fault(part, int(rows[at]["line"]), ids[at], look.fault.reason, detail))
+            warnings += [_fault(part, int(rows[at]["line"]), ids[at], ODD_BOX, detail) for detail in look.oddities]
         bad.sort(key=lambda fault: fault.line)
         hashes = np.array([hash_id(each) for each in ids], dtype=np.uint64)
-        return Inspected(rows, hashes, tuple(bad), decoded)
+        return Inspected(rows, hashes, tuple(bad), tuple(warnings), decoded)
 
     def _look(self, part: Part, content: bytes | None, line: int) -> _Look:
-        record = parse_record(
-            content or b"", source=part.source.name, line_number=line, annotation=part.source.annotation
-        )
+        source = part.source
+        record = parse_record(content or b"", source=source.name, line_number=line, annotation=source.annotation)
         try:
             tiles = self._decode(part, record) if self._pixels else 0
         except BadSampleError as fault:
-            return _Look(fault, 0)
+            return _Look(fault, (), 0)
         except Exception as error:
             error.add_note(f"while reading line {line} of {part.source.annotation}")
             raise
-        return _Look(None, tiles)
+        return _Look(None, tuple(boxes.oddities(record)), tiles)
 
     def _decode(self, part: Part, record: Record) -> int:
         # Passing tiles through JPEG is training's own doing, and cannot fail.

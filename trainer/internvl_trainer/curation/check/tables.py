@@ -79,7 +79,7 @@ def _estimate(report: CheckReport) -> Text:
 
 def _verdict(report: CheckReport) -> Group:
     decoded = f"{report.tiles_decoded:,} tiles decoded" if report.pixels else "no image or video decoded"
-    read = f"{report.samples:,} samples read by {report.workers} processes in {report.seconds:,.1f} s, {decoded}"
+    read = f"{report.samples:,} samples read in {report.seconds:,.1f} s with --workers {report.workers}, {decoded}"
     found = f"{report.bad_samples:,} bad" + (f", all of them in {report.bad_file}" if report.bad_file else "")
     lines = [Text(f"{read}: {found}.")]
     lines += [Text(f"A stage would not begin: {problem}.", style="bold red") for problem in report.problems]
