@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COLOURS = {"text": "#8c8c8c", "single image": "#3b6fb6", "multi image": "#e0902f", "video": "#4f9d69"}
 FILLED, EMPTY = "#3b6fb6", "#e6e6e6"
 
-NAMED = 0.05
+NAMED = 0.047
 """Parts of a bar that are smaller than this have no room for a number."""
 
 MOST_SOURCES = 16
@@ -102,13 +102,16 @@ def _fill(axes: "Axes", report: MixtureReport) -> None:
 
 def _sizes(axes: "Axes", histogram: Histogram, label: str) -> None:
     last = max((place for place, samples in enumerate(histogram.totals) if samples), default=0) + 1
-    edges = histogram.edges[: last + 1]
+    # Numbers of tiles stand in the middle of their bars, where a bin is one of them.
+    shift = -0.5 if histogram.edges[0] == 0 else 0.0
+    edges = [edge + shift for edge in histogram.edges[: last + 1]]
     below = [0.0] * last
     for kind in KINDS:
         counts = histogram.counts[kind][:last]
         widths = [right - left for left, right in pairwise(edges)]
         axes.bar(edges[:-1], counts, width=widths, bottom=below, align="edge", color=COLOURS[kind], linewidth=0)
         below = [low + more for low, more in zip(below, counts, strict=True)]
+    axes.set_ylim(0, 1.08 * max(*below, 1))
     axes.axvline(histogram.mean, color="black", linewidth=0.9, linestyle="--")
     axes.annotate(
         f"mean {histogram.mean:,.1f}", (histogram.mean, 1), xycoords=("data", "axes fraction"),
