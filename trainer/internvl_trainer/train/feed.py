@@ -10,6 +10,9 @@ from internvl_trainer.train.batches import Batch, PackLoader, PackSource, Plan
 from internvl_trainer.train.prefetch import Prefetch
 from internvl_trainer.train.workers import load_by_workers
 
+_STEPS_AHEAD = 2
+"""Steps at most that a thread has loaded and that nobody has taken yet."""
+
 _PLANS = 4
 """Steps whose keys are known ahead of those being loaded: forming the packs of a window never holds a step up."""
 
@@ -53,7 +56,7 @@ def feed(
                 name="pack-feed",
             )
         else:
-            steps = Ahead(_load_here(source.loader, known, with_tiles), depth=prefetch.steps, name="pack-feed")
+            steps = Ahead(_load_here(source.loader, known, with_tiles), depth=_STEPS_AHEAD, name="pack-feed")
         yield iter(stack.enter_context(steps))
 
 

@@ -3,6 +3,7 @@ but for the questions to the operating system at the end.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -25,60 +26,80 @@ class SharedMemoryError(RuntimeError):
 
 
 class Prefetch(NamedTuple):
-    """How one process loads its packs.
+    """How one process loads its packs ahead of the step that needs them.
+
+    While a step is trained on, the next one is put together; loader processes work for the one after that.
 
     Attributes:
         workers: processes that load; 0 for a thread of this process.
-        steps: steps whose packs are held ready at most.
-        per_worker: packs that one worker loads ahead of the step being put together.
+        per_worker: packs that each of them loads ahead of the step that is being put together.
     """
 
     workers: int
-    steps: int
     per_worker: int = 1
 
-    def packs(self, per_step: int) -> int:
-        """Packs at most that are ready or being loaded, where this process trains on `per_step` packs a step."""
-        if not self.workers:
-            return self.steps * per_step
-        return per_step + self.workers * self.per_worker
-
     def __str__(self) -> str:
-        processes = f"{self.workers} process{'es' * (self.workers > 1)}"
-        return f"{processes if self.workers else 'a thread'}, up to {self.steps} steps ahead"
+        if not self.workers:
+            return "a thread"
+        many, packs = self.workers > 1, self.per_worker > 1
+        return f"{self.workers} process{'es' * many}, up to {self.per_worker} pack{'s' * packs} ahead{' each' * many}"
 
 
-def choose_prefetch(workers: int, *, per_step: int, pack_bytes: int, loaders: int, pinned: bool, free: int) -> Prefetch:
-    """Two steps ahead where that fits into shared memory, or else one.
+@dataclass(frozen=True)
+class Demand:
+    """What loading takes of a node's shared memory.
 
-    A worker always has a pack in hand, so with fewer packs a step than workers it is one pack for each worker.
+    Attributes:
+        per_step: packs that a process trains on in a step.
+        pack_bytes: of the tiles of a full pack.
+        loaders: processes of the node that load with others' help.
+        pinned: whether tiles are copied to pinned memory as soon as they arrive, and leave shared memory so. Else the
+            step that is trained on and the one that is being put together stay there.
+    """
+
+    per_step: int
+    pack_bytes: int
+    loaders: int
+    pinned: bool
+
+    def bytes(self, prefetch: Prefetch) -> int:
+        """Of all loading processes of the node at most."""
+        staying = 0 if self.pinned else 2 * self.per_step
+        return (staying + prefetch.workers * prefetch.per_worker) * self.pack_bytes * self.loaders
+
+    def largest(self, workers: int, free: int) -> Prefetch | None:
+        """A step ahead, less where that does not fit into `free` bytes, or None where not one pack a worker does."""
+        for per_worker in range(max(1, self.per_step // workers), 0, -1):
+            if self.bytes(found := Prefetch(workers, per_worker)) <= free:
+                return found
+        return None
+
+
+def choose_prefetch(wanted: int | None, *, allowed: int, demand: Demand, free: int) -> Prefetch:
+    """As many workers as wanted, or else as many as the CPUs allow and shared memory has room for.
 
     Args:
-        workers: processes that load for this one; 0 for a thread, which needs no shared memory.
-        per_step: packs that this process trains on in a step.
-        pack_bytes: of the tiles of a full pack.
-        loaders: processes of this node that load so.
-        pinned: whether tiles are copied to pinned memory as soon as they arrive.
+        wanted: `data.workers`.
+        allowed: by `default_workers`.
         free: bytes of shared memory.
 
     Raises:
-        SharedMemoryError: one step ahead does not fit either; says what is needed and what to change.
+        SharedMemoryError: what is wanted does not fit; says what is needed and what to change.
     """
-    if not workers:
-        return Prefetch(0, 2)
-    need = 0
-    for steps in (2, 1):
-        prefetch = Prefetch(workers, steps, max(1, (steps - 1) * per_step // workers))
-        # The step that is being trained on holds its packs where they arrived.
-        held = prefetch.packs(per_step) + (0 if pinned else per_step)
-        need = held * pack_bytes * loaders
-        if need <= free:
-            return prefetch
-    raise SharedMemoryError(
-        f"{SHARED_MEMORY} has {free / _GIB:.2f} GiB free, but {loaders} x {workers} loader processes hold up to "
-        f"{need / _GIB:.2f} GiB of tiles ready, one step of {per_step} packs of {pack_bytes / 2**20:.0f} MiB; give the "
-        "pod more (resources.sharedMemory), use fewer data.workers, or 0 for a thread of the trainer, which needs none"
-    )
+    if wanted is None:
+        choices = (demand.largest(workers, free) for workers in range(allowed, 0, -1))
+        return next((choice for choice in choices if choice is not None), Prefetch(0))
+    if not wanted:
+        return Prefetch(0)
+    chosen = demand.largest(wanted, free)
+    if chosen is None:
+        need = demand.bytes(Prefetch(wanted))
+        raise SharedMemoryError(
+            f"{SHARED_MEMORY} has {free / _GIB:.2f} GiB free, but {demand.loaders} x {wanted} loader processes hold up "
+            f"to {need / _GIB:.2f} GiB of tiles there, at {demand.pack_bytes / 2**20:.0f} MiB a pack; give the pod "
+            "more (resources.sharedMemory), use fewer data.workers, or 0 for a thread of the trainer, which needs none"
+        )
+    return chosen
 
 
 def default_workers(cpus: int, *, loaders: int, accelerated: bool) -> int:

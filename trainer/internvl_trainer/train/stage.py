@@ -100,22 +100,20 @@ def _plan_prefetch(job: JobConfig, place: Place) -> Prefetch:
         SharedMemoryError: the node has too little of it.
     """
     if not place.needs_tiles:
-        return Prefetch(0, 2)
+        return Prefetch(0)
     node = int(os.environ["LOCAL_WORLD_SIZE"])
     first = place.rank - int(os.environ["LOCAL_RANK"])
     loaders = prefetch.loaders_among(job.layout, range(first, first + node))
     accelerated = torch.cuda.is_available()
-    count = job.data.workers
-    if count is None:
-        count = prefetch.default_workers(usable_processors(), loaders=loaders, accelerated=accelerated)
-    chosen = prefetch.choose_prefetch(
-        count,
+    demand = prefetch.Demand(
         per_step=job.optimization.global_batch // place.data_size,
         pack_bytes=job.data.pack_tiles * 3 * job.model.vision.image_size**2,
         loaders=loaders,
         pinned=accelerated,
-        free=prefetch.free_shared_memory(),
     )
+    allowed = prefetch.default_workers(usable_processors(), loaders=loaders, accelerated=accelerated)
+    free = prefetch.free_shared_memory()
+    chosen = prefetch.choose_prefetch(job.data.workers, allowed=allowed, demand=demand, free=free)
     if chosen.workers:
         workers.preload()
     return chosen

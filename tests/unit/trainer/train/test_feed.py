@@ -46,7 +46,7 @@ class CountingSource:
 def fed(source: CountingSource, *, first: int = 0, rank: int = 0, ranks: int = 1, with_tiles: bool = True):  # type: ignore[no-untyped-def]
     """A thread's feed of four packs a step."""
     start = DataPosition(packs=first)
-    return feed(source, start, global_batch=4, rank=rank, ranks=ranks, with_tiles=with_tiles, prefetch=Prefetch(0, 2))
+    return feed(source, start, global_batch=4, rank=rank, ranks=ranks, with_tiles=with_tiles, prefetch=Prefetch(0))
 
 
 def test_each_step_has_this_ranks_packs_in_order_and_says_where_the_data_then_stands() -> None:

@@ -8,6 +8,7 @@ from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.manifest import ParallelLayout
 from internvl_trainer.engine.parallel import Place
 from internvl_trainer.train.prefetch import (
+    Demand,
     Prefetch,
     SharedMemoryError,
     choose_prefetch,
@@ -43,32 +44,55 @@ def test_the_ranks_that_load_are_those_that_need_tiles(tensor: int, pipeline: in
             assert loaders_among(layout, range(first, last)) == expected
 
 
-def test_two_steps_ahead_where_shared_memory_allows_or_else_one() -> None:
-    sizes = {"per_step": 16, "pack_bytes": 29 * MIB, "loaders": 8, "pinned": True}
-    assert choose_prefetch(4, **sizes, free=64 * 1024 * MIB) == Prefetch(4, 2, 4)
-    assert choose_prefetch(4, **sizes, free=16 * 29 * 8 * MIB + 4 * 29 * 8 * MIB) == Prefetch(4, 1, 1)
-    with pytest.raises(SharedMemoryError, match=r"4.53 GiB.*resources.sharedMemory.*data.workers") as caught:
-        choose_prefetch(4, **sizes, free=64 * MIB)
+def demand(per_step: int = 16, *, loaders: int = 8, pinned: bool = True, pack_bytes: int = 29 * MIB) -> Demand:
+    return Demand(per_step, pack_bytes, loaders, pinned)
+
+
+def test_each_worker_is_a_share_of_a_step_ahead_where_shared_memory_allows_or_else_less() -> None:
+    packs = 29 * 8 * MIB  # one for each of the node's loading processes
+    assert choose_prefetch(4, allowed=0, demand=demand(), free=64 * packs) == Prefetch(4, 4)
+    assert choose_prefetch(4, allowed=0, demand=demand(), free=11 * packs) == Prefetch(4, 2)
+    assert choose_prefetch(4, allowed=0, demand=demand(), free=4 * packs) == Prefetch(4, 1)
+    assert choose_prefetch(8, allowed=0, demand=demand(1), free=64 * packs) == Prefetch(8, 1)
+
+
+def test_workers_that_are_asked_for_and_do_not_fit_are_refused() -> None:
+    with pytest.raises(SharedMemoryError, match=r"0.06 GiB free.*0.91 GiB.*resources.sharedMemory.*workers") as caught:
+        choose_prefetch(4, allowed=8, demand=demand(), free=64 * MIB)
     assert caught.value.exit_code == ExitCode.INVALID_CONFIG
 
 
+def test_without_a_wish_there_are_as_many_workers_as_fit_or_a_thread() -> None:
+    # The operator's default, 1 GiB, with 8 GPUs a pod.
+    assert choose_prefetch(None, allowed=8, demand=demand(), free=1024 * MIB) == Prefetch(4, 1)
+    assert choose_prefetch(None, allowed=2, demand=demand(), free=1024 * MIB) == Prefetch(2, 2)
+    assert choose_prefetch(None, allowed=8, demand=demand(), free=64 * MIB) == Prefetch(0)
+    assert choose_prefetch(None, allowed=0, demand=demand(), free=1024 * MIB) == Prefetch(0)
+
+
 def test_a_thread_needs_no_shared_memory() -> None:
-    chosen = choose_prefetch(0, per_step=16, pack_bytes=29 * MIB, loaders=8, pinned=True, free=0)
-    assert chosen == Prefetch(0, 2)
-    assert chosen.packs(16) == 32
+    assert choose_prefetch(0, allowed=8, demand=demand(), free=0) == Prefetch(0)
 
 
 @given(
-    workers=st.integers(1, 16), per_step=st.integers(1, 300), loaders=st.integers(1, 8), pinned=st.booleans(),
-    free=st.integers(0, 10**5),
+    wanted=st.one_of(st.none(), st.integers(1, 16)), per_step=st.integers(1, 300), loaders=st.integers(1, 8),
+    pinned=st.booleans(), free=st.integers(0, 10**4),
 )  # fmt: skip
-def test_what_is_held_fits_and_is_at_most_so_many_steps_or_a_pack_for_each_worker(
-    workers: int, per_step: int, loaders: int, pinned: bool, free: int
+def test_what_is_held_fits_and_is_at_most_a_step_or_a_pack_for_each_worker(
+    wanted: int | None, per_step: int, loaders: int, pinned: bool, free: int
 ) -> None:
+    asked = demand(per_step, loaders=loaders, pinned=pinned, pack_bytes=1)
     try:
-        chosen = choose_prefetch(workers, per_step=per_step, pack_bytes=1, loaders=loaders, pinned=pinned, free=free)
+        chosen = choose_prefetch(wanted, allowed=8, demand=asked, free=free)
     except SharedMemoryError:
+        assert wanted is not None
+        assert asked.bytes(Prefetch(wanted)) > free
         return
-    held = chosen.packs(per_step)
-    assert (held + (0 if pinned else per_step)) * loaders <= free
-    assert held <= max(chosen.steps * per_step, per_step + workers)
+    if chosen.workers:
+        assert asked.bytes(chosen) <= free
+        assert chosen.workers * chosen.per_worker <= max(per_step, chosen.workers)
+
+
+def test_the_log_says_who_loads() -> None:
+    said = [str(Prefetch(*each)) for each in [(0,), (1, 4), (3, 1)]]
+    assert said == ["a thread", "1 process, up to 4 packs ahead", "3 processes, up to 1 pack ahead each"]
