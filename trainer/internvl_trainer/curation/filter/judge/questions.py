@@ -54,9 +54,8 @@ def _question(check: str, name: str, turns: Sequence[Turn], judge: JudgeSettings
 
 
 def _shown(turns: Sequence[Turn], limit: int) -> str:
-    """The conversation as a judge reads it. Half a surrogate pair, which no request can hold, becomes U+FFFD."""
+    """The conversation as a judge reads it."""
     text = "\n\n".join(f"{_SPEAKERS[turn.role]}:\n{turn.text}" for turn in turns)
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if len(text) > limit:
         # The end matters most: that is where loops are.
         head = limit // 2
