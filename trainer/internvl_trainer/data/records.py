@@ -1,5 +1,6 @@
 """One line of InternVL's conversation JSONL, checked and typed. Pure: bytes in, `Record` out."""
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -77,6 +78,18 @@ def sample_name(source: str, annotation: str, line_number: int, given_id: Any = 
         place = f"{file} line {line_number}" if file else f"line {line_number}"
         return f"{source}:{_short(str(given_id))} ({place})"
     return f"{source}:line {line_number} ({file})" if file else f"{source}:line {line_number}"
+
+
+def id_of(line: bytes | None) -> Any:
+    """The `id` that a line gives, also one that is no record; None where it has none, or is no JSON object.
+
+    More is read than `parse_record` takes (half surrogate pairs, for one): a bad sample is to be told by its id.
+    """
+    try:
+        fields = json.loads(line or b"")
+    except (ValueError, RecursionError):
+        return None
+    return fields.get("id") if isinstance(fields, dict) else None
 
 
 def parse_record(line: bytes, *, source: str, line_number: int, annotation: str = "") -> Record:

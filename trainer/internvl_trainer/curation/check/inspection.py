@@ -1,6 +1,5 @@
 """Looking at one part of an annotation file as training would: every line, its tokens, its pixels."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from internvl_trainer.data.errors import BadSampleError
 from internvl_trainer.data.index import GOOD, code_of
 from internvl_trainer.data.index.chunks import split
 from internvl_trainer.data.index.part import Measuring, Part, PartMeasurer
-from internvl_trainer.data.records import Record, parse_record
+from internvl_trainer.data.records import Record, id_of, parse_record
 
 READERS = 4
 """Threads of a worker that fetch and decode at once. Decoding frees the interpreter's lock, waiting for a store too."""
@@ -103,15 +102,6 @@ class Inspector:
         # Passing tiles through JPEG is training's own doing, and cannot fail.
         source = part.source.model_copy(update={"data_augment": False})
         return len(self._reader.load_tiles(self._reader.encode(record, source), NO_KEY))
-
-
-def id_of(content: bytes | None) -> Any:
-    """The `id` that a line gives; None where it has none, or is no JSON object."""
-    try:
-        fields = json.loads(content or b"")
-    except (ValueError, RecursionError):
-        return None
-    return fields.get("id") if isinstance(fields, dict) else None
 
 
 def _fault(part: Part, line: int, sample_id: Any, reason: str, detail: str) -> Fault:

@@ -17,7 +17,7 @@ from internvl_trainer.data.index.chunks import Line
 from internvl_trainer.data.index.lines import AnnotationFile
 from internvl_trainer.data.index.rows import GOOD, ROW, code_of
 from internvl_trainer.data.media import MediaReader
-from internvl_trainer.data.records import LONGEST_LINE, Kind, Record, parse_record, sample_name
+from internvl_trainer.data.records import LONGEST_LINE, Kind, Record, id_of, parse_record, sample_name
 from internvl_trainer.data.samples import Measured, SampleReader
 from internvl_trainer.data.sources import Source
 from internvl_trainer.data.tokenizer import Tokenizer
@@ -167,12 +167,4 @@ def _parsed(source: Source, number: int, line: Line) -> Record:
 
 def _described(source: Source, number: int, line: Line, fault: BadSampleError) -> BadSample:
     detail = str(fault).removeprefix(f"sample {fault.sample}: ")
-    return BadSample(source.name, number, _id(line.content), fault.reason, detail)
-
-
-def _id(content: bytes | None) -> Any:
-    try:
-        fields = json.loads(content or b"")
-    except (ValueError, RecursionError):
-        return None
-    return fields.get("id") if isinstance(fields, dict) else None
+    return BadSample(source.name, number, id_of(line.content), fault.reason, detail)
