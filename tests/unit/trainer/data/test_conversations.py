@@ -100,11 +100,11 @@ def test_texts_and_prompts_equal_the_reference(case: dict[str, Any], name: Templ
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_are_the_released_ones(name: TemplateName) -> None:
     template, released = TEMPLATES[name], GOLDEN["templates"][name]
-    turns = [Turn("human", ""), Turn("gpt", "")]
+    turns = [Turn("human", "q"), Turn("gpt", "a")]
 
     system = released["system_template"].format(system_message=released["system_message"])
     user, assistant = released["roles"]
-    expected = [system, user, assistant]
+    expected = [system, user + "q", assistant + "a"]
     assert template.text(template.arrange("s", turns)) == "".join(part + released["sep"] for part in expected)
 
 
@@ -303,6 +303,25 @@ def test_older_templates_differ_in_white_space_and_open_questions() -> None:
         _older("Hermes-2").encode(spaced, [], max_tokens=1000)
 
 
+@pytest.mark.parametrize(("template", "learned"), [("internvl2_5", "<|im_end|>"), ("internlm2-chat", "")])
+def test_only_the_newest_template_teaches_to_say_nothing(template: TemplateName, learned: str) -> None:
+    """The older ones leave the turn of an empty text open."""
+    encoder = ConversationEncoder(ToyTokenizer(None), tokens_per_tile=4, template=template)
+
+    encoded = encoder.labelled(Record("s:1", _turns("q", "", "more", "two")), [], max_tokens=1000)
+
+    assert _learned(encoded) == f"{learned}two<|im_end|>"
+    opened = "<|im_start|>assistant\n<|im_start|>user\nmore" in _text(encoded)
+    assert opened == (template == "internlm2-chat")
+
+
+@pytest.mark.parametrize("texts", [("q", ""), ("", "a"), ("q", "a", "", "b"), ("q", "", "more", "b")])
+def test_hermes_learns_nothing_of_a_conversation_with_an_empty_text(texts: tuple[str, ...]) -> None:
+    labelled = _older("Hermes-2").labelled(Record("s:1", _turns(*texts)), [], max_tokens=1000)
+
+    assert not labelled.supervised
+
+
 def test_a_text_that_is_cut_is_not_accounted_for_to_its_end() -> None:
     record = Record("s:1", _turns("q", "a" * 50, "open"))
     length = len(_older("Hermes-2").labelled(record, [], max_tokens=1000).tokens)
@@ -333,6 +352,16 @@ def test_older_templates_leave_out_an_answer_before_any_question(template: Templ
     turns = (Turn("gpt", "welcome"), *_turns("q", "a"))
 
     assert _learned(_older(template).encode(Record("s:1", turns), [], max_tokens=1000)) == "a<|im_end|>"
+
+
+@pytest.mark.parametrize("template", OLDER)
+def test_an_answer_that_is_left_out_takes_no_image(template: TemplateName) -> None:
+    turns = (Turn("gpt", "Send an <image>!"), *_turns("<image>q", "a"))
+
+    text = _text(_older(template).encode(Record("s:1", turns, images=("x.png",)), [1], max_tokens=1000))
+
+    assert "Send" not in text
+    assert "user\n<img>" in text
 
 
 @pytest.mark.parametrize("template", OLDER)

@@ -5,6 +5,7 @@ Shapes: S tokens of a sample.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -110,7 +111,8 @@ class ConversationEncoder:
         return list(self._expanded(record.name, opened, tiles, 0).tokens.tolist())
 
     def _turns(self, record: Record, blocks: int) -> tuple[Turn, ...]:
-        turns = placed(record, blocks, in_answers=not self._template.by_turn)
+        begun = replace(record, turns=self._template.begun(record.turns))
+        turns = placed(begun, blocks, in_answers=not self._template.by_turn)
         return self._template.arrange(record.name, turns)
 
     def _ids(self, text: str) -> np.ndarray:

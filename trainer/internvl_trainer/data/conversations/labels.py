@@ -5,14 +5,14 @@ answer, the header and the newline after `<|im_end|>` are masked, its text and `
 
 The older templates tokenise the whole text at once, and find the answers in it by the lengths of its parts. Where those
 do not add up to the length of the whole, because a merge crosses a part or a part is missing, nothing is learned. They
-differ in their parts, and so in what a question without an answer at the end does: with `Hermes-2` it leaves nothing to
-learn, with `internlm2-chat` it counts as part of the answer before it.
+differ in their parts, and so in what a question without an answer at the end does, and an empty text anywhere: with
+`Hermes-2` both leave nothing to learn (unless the lengths happen to add up); with `internlm2-chat` the question counts
+as part of the answer before it, and an empty answer alone is not learned.
 
 Shapes: S tokens, each visual block having one.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import batched
 from typing import NamedTuple
 
 import numpy as np
@@ -76,15 +76,20 @@ def by_parts(template: Template, turns: Sequence[Turn], encode: Encode, bos: np.
 
 
 def _rounds(template: Template, turns: Sequence[Turn]) -> list[Part]:
-    """One part for each question with its answer, the system turn in front of the first; an open question is none."""
-    parts = []
-    for question, *answers in batched(turns[1:], 2):
-        for answer in answers:
-            asked = template.write(question) + HEADERS["gpt"]
-            parts.append(Part(template.write(question) + template.write(answer), asked))
-    if parts:
-        system = template.write(turns[0])
-        parts[0] = Part(system + parts[0].text, system + parts[0].masked)
+    """One part for each question with its answer, the system turn in front of the first.
+
+    Turns are told apart by what closes them, so an empty text, whose turn is open, makes one of two. From a part that
+    has not exactly one answer on, nothing is accounted for.
+    """
+    pieces = template.text(turns).split(template.turn_end)
+    border = template.turn_end + HEADERS["gpt"]
+    parts: list[Part] = []
+    for end in range(3, len(pieces) + 2, 2):
+        text = template.turn_end.join(pieces[end - 2 if parts else 0 : end])
+        question, *answers = text.split(border)
+        if len(answers) != 1:
+            break
+        parts.append(Part(text + template.turn_end, question + border))
     return parts
 
 

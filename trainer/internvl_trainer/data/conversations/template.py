@@ -3,7 +3,8 @@
 All three have turns of `<|im_start|>ROLE`, a newline, the text and `<|im_end|>`. `internvl2_5` (2.5, 3 and 3.5 with
 Qwen) ends each turn with a newline, takes turns in any order, and a system turn of the conversation's own.
 `Hermes-2` and `internlm2-chat` have no newline there, alternate strictly, begin with a human turn (an answer before the
-first one is left out), and know no system turn but the built-in one. Source: the released templates.
+first one is left out), know no system turn but the built-in one, and leave the turn of an empty text open. Source: the
+released templates.
 """
 
 from collections.abc import Sequence
@@ -52,15 +53,18 @@ class Template:
     begins_with_bos: bool
     strips: bool
 
+    def begun(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        """The turns that the template writes: an older one leaves out an answer before the first question."""
+        return turns if self.by_turn or turns[0].role != "gpt" else turns[1:]
+
     def arrange(self, sample: str, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-        """The turns as the template writes them, beginning with a system turn.
+        """The turns of `begun` as the template writes them, beginning with a system turn.
 
         Raises:
             TurnOrderError: an older template, and a system turn, or human and gpt turns that do not alternate.
         """
         if self.by_turn:
             return tuple(turns) if turns[0].role == "system" else (Turn("system", self.system_message), *turns)
-        turns = turns[1:] if turns[0].role == "gpt" else turns
         for position, turn in enumerate(turns):
             if turn.role != (expected := ("human", "gpt")[position % 2]):
                 raise TurnOrderError(
@@ -73,8 +77,9 @@ class Template:
         return (Turn("system", self.system_message), *arranged)
 
     def write(self, turn: Turn) -> str:
-        """The text of one turn."""
-        return HEADERS[turn.role] + turn.text + self.turn_end
+        """The text of one turn; of an empty one an older template writes the header alone."""
+        closed = bool(turn.text) or self.by_turn
+        return HEADERS[turn.role] + (turn.text + self.turn_end if closed else "")
 
     def text(self, turns: Sequence[Turn], *, open_answer: bool = False) -> str:
         """The text of arranged turns; `open_answer` ends it with the header of an answer to come."""
