@@ -19,7 +19,13 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from internvl_trainer.contract.manifest import StoredObject
@@ -40,6 +46,9 @@ if TYPE_CHECKING:
 
 PART = 32 * 1024 * 1024
 """Bytes of one part of an upload. S3 takes at most 10,000 parts, so larger files get larger parts."""
+
+LONGEST_KEY = 1024
+"""Bytes of the longest name of an object; stores answer a longer one in ways of their own."""
 
 MAX_PARTS = 10_000
 PARTS_IN_FLIGHT = 4
@@ -303,6 +312,8 @@ def _split(location: str, *, key_required: bool = True) -> tuple[str, str]:
     bucket, _, key = location.partition("/")
     if not bucket or (key_required and not key):
         raise InvalidLocationError(f"s3://{location} names no object; give s3://bucket/key")
+    if (size := len(key.encode())) > LONGEST_KEY:
+        raise InvalidLocationError(f"s3://{location[:100]}... has a key of {size} bytes; the limit is {LONGEST_KEY}")
     return bucket, key
 
 
@@ -324,6 +335,8 @@ def _translated(operation: str, location: str) -> Iterator[None]:
         raise StoreDeniedError(
             f"{what}: {type(error).__name__}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or mount credentials"
         ) from None
+    except ParamValidationError:
+        raise InvalidLocationError(f"{what}: this is no name that S3 knows") from None
     except _ConditionalRaceError:
         raise StoreUnavailableError(f"{what}: conditional writes kept colliding, {STREAM_ATTEMPTS} times") from None
     except _StreamBrokenError as error:

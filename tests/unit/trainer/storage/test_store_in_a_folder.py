@@ -123,6 +123,21 @@ def test_another_scheme_is_refused_by_name() -> None:
         open_store().read("s3://bucket")
 
 
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://no bucket/key", "s3://no bucket/key: this is no name that S3 knows"),
+        ("s3://bucket/" + "é" * 513, "has a key of 1026 bytes; the limit is 1024"),
+    ],
+)
+def test_what_no_bucket_can_hold_is_refused_and_not_asked_for(uri: str, message: str) -> None:
+    """One wrong path in a data set must not look like a store that is down."""
+    store = open_store(endpoint_url="http://127.0.0.1:9", region="us-east-1")
+
+    with pytest.raises(InvalidLocationError, match=message):
+        store.read(uri)
+
+
 def test_an_endpoint_with_credentials_is_refused_and_not_repeated() -> None:
     with pytest.raises(InvalidLocationError) as caught:
         open_store(endpoint_url="https://user:hunter2@store.example")
