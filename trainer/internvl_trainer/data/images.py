@@ -15,16 +15,13 @@ from internvl_trainer.data.errors import (
     ImageTooLargeError,
     ImageUnreadableError,
 )
-from internvl_trainer.data.media import MediaReader
+from internvl_trainer.data.media import MediaReader, shown
 from internvl_trainer.data.pixels import jpeg
 from internvl_trainer.data.pixels.decode import Decoded, DecodeError, TooManyPixelsError, decode, stated_size
 from internvl_trainer.data.pixels.resize import fill_tiles
 from internvl_trainer.data.records import Record
 from internvl_trainer.data.sources import Source, join
 from internvl_trainer.storage import InvalidLocationError, ObjectNotFoundError
-
-_SHOWN = 200
-"""Characters of a URI in a message: a record may hold a whole image where its path should be."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def load_tiles(
         if (found := rules.tiles(width, height, budget)) != count:
             raise ImageSizeMismatchError(
                 record.name,
-                f"image {_shown(uri)} is {width} x {height} px and gives {found} tiles where its record's width and "
+                f"image {shown(uri)} is {width} x {height} px and gives {found} tiles where its record's width and "
                 f"height give {count}; correct the record",
             )
         fill_tiles(tiles_NSSC[begin : begin + count], pixels_HWC, *rules.grid(width, height, budget))
@@ -129,13 +126,9 @@ def _decode(sample: str, uri: str, media: MediaReader) -> Decoded:
 
 def _unusable(sample: str, uri: str, error: Exception) -> BadSampleError:
     if isinstance(error, TooManyPixelsError):
-        return ImageTooLargeError(sample, f"image {_shown(uri)} is {error}")
+        return ImageTooLargeError(sample, f"image {shown(uri)} is {error}")
     if isinstance(error, DecodeError):
-        return ImageUnreadableError(sample, f"image {_shown(uri)} cannot be decoded: {error}")
+        return ImageUnreadableError(sample, f"image {shown(uri)} cannot be decoded: {error}")
     if isinstance(error, ObjectNotFoundError):
-        return ImageUnreadableError(sample, f"image {_shown(uri)} does not exist")
-    return ImageUnreadableError(sample, f"image {_shown(uri)} has no usable address; give s3://, file:// or a path")
-
-
-def _shown(uri: str) -> str:
-    return uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}... ({len(uri)} characters)"
+        return ImageUnreadableError(sample, f"image {shown(uri)} does not exist")
+    return ImageUnreadableError(sample, f"image {shown(uri)} has no usable address; give s3://, file:// or a path")

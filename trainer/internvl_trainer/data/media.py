@@ -9,6 +9,15 @@ HEADER = 64 * 1024
 """Bytes in which nearly every image file states its size."""
 
 
+_SHOWN = 200
+"""Characters of a URI in a message: a record may hold a whole image where its path should be."""
+
+
+def shown(uri: str) -> str:
+    """A URI fit for a message."""
+    return uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}... ({len(uri)} characters)"
+
+
 class MediaReader:
     """Reads images and videos where they are: nothing is kept, in memory or on disk.
 

@@ -9,6 +9,7 @@ Shapes: H and W a frame's height and width, C = 3 colours.
 """
 
 import contextlib
+import errno
 import io
 import itertools
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ _TIMED = frozenset({"mov", "matroska", "mpegts", "flv"})
 
 _HIDDEN_FRAMES = frozenset({"vp8"})
 """Codecs with packets of their own for frames that are never shown."""
+
+_NAMES_NO_FILE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 _BUFFER = 256 * 1024
 
@@ -236,7 +239,9 @@ def _explained() -> Iterator[None]:
     """What FFmpeg and PyAV raise for a file as a VideoError; faults of the disk and the program pass."""
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise VideoError("it does not exist") from error
     except av.error.FFmpegError as error:
         raise VideoError(f"FFmpeg says: {error.strerror}") from error
+    except OSError as error:
+        if error.errno not in _NAMES_NO_FILE:
+            raise
+        raise VideoError("it does not exist") from error

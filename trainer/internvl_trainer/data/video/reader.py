@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from internvl_trainer.data.errors import ClipOutsideVideoError, VideoUnreadableError
-from internvl_trainer.data.media import MediaReader
+from internvl_trainer.data.media import MediaReader, shown
 from internvl_trainer.data.pixels.resize import resize
 from internvl_trainer.data.records import Record
 from internvl_trainer.data.sources import Source, join
@@ -88,11 +88,13 @@ class VideoReader:
             with self._film(uri) as film:
                 yield film
         except VideoError as error:
-            raise VideoUnreadableError(record.name, f"video {uri} cannot be used: {error}") from error
+            raise VideoUnreadableError(record.name, f"video {shown(uri)} cannot be used: {error}") from error
         except ObjectNotFoundError as error:
-            raise VideoUnreadableError(record.name, f"video {uri} does not exist") from error
+            raise VideoUnreadableError(record.name, f"video {shown(uri)} does not exist") from error
         except InvalidLocationError as error:
-            raise VideoUnreadableError(record.name, f"video {uri} has no usable address: {error}") from error
+            raise VideoUnreadableError(
+                record.name, f"video {shown(uri)} has no usable address; give s3://, file:// or a path"
+            ) from error
 
     def _film(self, uri: str) -> Film:
         if uri.endswith("/"):
@@ -112,7 +114,7 @@ def _span(record: Record, film: Film) -> range:
     if span is None:
         raise ClipOutsideVideoError(
             record.name,
-            f"clip {list(record.clip or ())} s of video {record.video}, which ends after "
+            f"clip {list(record.clip or ())} s of video {shown(record.video or '')}, which ends after "
             f"{film.frames / film.rate:.2f} s; correct the clip",
         )
     return span

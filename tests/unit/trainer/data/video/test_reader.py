@@ -152,6 +152,8 @@ def test_bytes_of_a_remote_store_are_held_in_memory_up_to_a_limit(
         ("nothing/", "nothing/ cannot be used: there is no image"),
         ("broken/", "broken/ cannot be used: frame 1.png cannot be decoded"),
         ("ftp://host/v.mp4", "ftp://host/v.mp4 has no usable address"),
+        ("empty.mp4/v.mp4", "v.mp4 cannot be used: it does not exist"),
+        ("x" * 300, "characters) cannot be used: it does not exist"),
     ],
 )
 def test_an_unusable_video_is_a_reason_with_the_sample(
