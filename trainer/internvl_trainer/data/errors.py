@@ -119,6 +119,12 @@ class ImageSizeMismatchError(BadSampleError):
     reason = "image size differs from the record"
 
 
+class SampleChangedError(BadSampleError):
+    """An image or video was replaced since the index was built, and has another number of tiles."""
+
+    reason = "changed since it was indexed"
+
+
 class VisualBlockCutError(BadSampleError):
     """The sample is longer than a pack, and the cut would fall inside or before a visual block."""
 

@@ -15,7 +15,7 @@ from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import DataConfig
-from internvl_trainer.data.errors import BadSampleError
+from internvl_trainer.data.errors import BadSampleError, SampleChangedError
 from internvl_trainer.data.index import SourceIndex, open_indexes
 from internvl_trainer.data.loss_weights import LossReweighting
 from internvl_trainer.data.media import MediaReader
@@ -93,11 +93,13 @@ class PackLoader:
         return assemble(key.number, good, self._mode, tiles_NHWC, left_out)
 
     def _encode(self, key: PackKey, place: int) -> Sample | BadSampleError:
-        index = self._indexes[int(key.source[place])]
+        index, row = self._indexes[int(key.source[place])], int(key.row[place])
         try:
-            return self._reader.encode(index.record(int(key.row[place])), index.source)
+            sample = self._reader.encode(index.record(row), index.source)
+            _check_unchanged(sample, index.rows[row])
         except BadSampleError as fault:
             return fault
+        return sample
 
     def _fill(self, sample: Sample, key: PackKey, place: int, out_NHWC: np.ndarray) -> Sample | BadSampleError:
         draws = (self._seed, Purpose.JPEG, key.epoch, int(key.source[place]), int(key.draw[place]))
@@ -110,6 +112,21 @@ class PackLoader:
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
+
+
+def _check_unchanged(sample: Sample, row: np.void) -> None:
+    """A pack was formed by what the index says of its samples; one that has grown since would overfill it.
+
+    Raises:
+        SampleChangedError: the sample has another length now.
+    """
+    then, now = (int(row["tiles"]), int(row["tokens"])), (sum(sample.tiles), len(sample.encoded.tokens))
+    if then != now:
+        counted, found = (f"{tiles} tile{'s' * (tiles != 1)} and {tokens} tokens" for tiles, tokens in (then, now))
+        raise SampleChangedError(
+            sample.record.name,
+            f"{counted} when it was indexed, and {found} now: an image or video was replaced; give new ones new names",
+        )
 
 
 class PackStream:

@@ -18,6 +18,7 @@ from internvl_trainer.data.errors import (
     ImageSizeMismatchError,
     ImageUnreadableError,
     MetaError,
+    SampleChangedError,
     TokenizerError,
     TooManyBadSamplesError,
 )
@@ -233,6 +234,21 @@ def test_samples_that_turn_out_bad_are_masked_out_of_their_pack_and_nothing_else
     for name in ("tokens_S", "labels_S", "weights_S", "cu_seqlens"):
         assert np.array_equal(getattr(told, name), getattr(left, name))
     assert whole.skipped == ()
+
+
+def test_an_image_that_was_replaced_since_it_was_indexed_cannot_overfill_its_pack(
+    make_stream: MakeStream, save_image: SaveImage
+) -> None:
+    save_image("a.png", 112, 112)
+    stream = make_stream({"mix": [text_record(0), image_record(1, "a.png")]}, pack_tokens=200, pack_tiles=14)
+    save_image("a.png", 336, 224)
+
+    for with_tiles in (True, False):
+        left = first_pack(stream, with_tiles=with_tiles)
+
+        assert [type(fault) for fault in left.skipped] == [SampleChangedError]
+        assert "1 tile and 69 tokens when it was indexed, and 7 tiles and 165 tokens now" in str(left.skipped[0])
+        assert [name.split()[0] for name in left.sample_ids] == ["mix:0"]
 
 
 def test_a_pack_whose_samples_all_turn_out_bad_is_left_with_nothing_to_learn(make_stream: MakeStream) -> None:

@@ -50,6 +50,7 @@ REASONS: dict[int, type[BadSampleError]] = {
     12: errors.ClipOutsideVideoError,
     13: errors.MalformedBoxError,
     14: errors.TurnOrderError,
+    15: errors.SampleChangedError,
 }
 """Codes of the kinds of fault. Indexes that are kept have them: a code is never given another meaning."""
 
