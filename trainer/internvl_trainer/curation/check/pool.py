@@ -1,17 +1,15 @@
 """Worker processes that each make something of one argument after the other; results come in the arguments' order."""
 
 import multiprocessing
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection
 from typing import Any, ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.data.children import begin_child
 
 AHEAD = 4
 """Arguments under way for each worker: as many results as that may be held until an earlier one is done."""
@@ -78,18 +76,8 @@ def _pool(workers: int, begin: Callable[..., None], given: tuple[object, ...]) -
 
 
 def _begin(begin: Callable[..., None], given: tuple[object, ...]) -> None:
-    # A terminal's Ctrl-C reaches the workers, too; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_child()
     begin(*given)
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in processes that multiprocessing started"
-    connection.wait([parent.sentinel])
-    signal.raise_signal(signal.SIGKILL)
 
 
 def _has_result(future: "Future[Any]") -> bool:

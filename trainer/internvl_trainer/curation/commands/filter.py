@@ -1,7 +1,6 @@
 """`internvl data filter`."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from internvl_trainer.curation.filter.errors import FilterError
 from internvl_trainer.curation.filter.policy import Policy, read_policy
 from internvl_trainer.curation.filter.run import Request, estimate, filter_data
 from internvl_trainer.data.errors import DataError
+from internvl_trainer.data.processors import usable_processors
 from internvl_trainer.launch.job_file import JobFileError, from_folder, read_job
 from internvl_trainer.storage import StoreError, open_store
 
@@ -92,7 +92,7 @@ def filter_(
             output=folder,
             journal=_journal(journal, folder, policy),
             decisions=Decisions(decision for path in reviews for decision in read_decisions(path)),
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or usable_processors(),
             force=force,
             ask_unreadable=ask_unreadable,
         )

@@ -14,6 +14,7 @@ from internvl_trainer.curation.filter.errors import WorkerLostError
 from internvl_trainer.curation.filter.examine import Flag, examine
 from internvl_trainer.curation.filter.lines import Line, Range, lines, ranges
 from internvl_trainer.curation.filter.policy import Action, Policy
+from internvl_trainer.data.children import begin_child
 
 AHEAD = 2
 """Ranges per process that are under way: bounds the memory, however large the file is."""
@@ -51,7 +52,7 @@ def processes(count: int) -> Iterator[Workers | None]:
         yield None
         return
     # Spawned, not forked: a fork copies the threads' locks of a progress bar, which may be held.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=begin_child) as pool:
         yield Workers(pool, count)
 
 

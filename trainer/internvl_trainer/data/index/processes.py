@@ -1,18 +1,15 @@
 """Several processes that measure one annotation file at once."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import starmap
-from multiprocessing import connection
 from typing import Any, ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.data.children import begin_child
 from internvl_trainer.data.index import chunks
 from internvl_trainer.data.index.lines import AnnotationFile
 from internvl_trainer.data.index.part import MeasuredPart, Measuring, Part, PartMeasurer
@@ -117,18 +114,8 @@ class _Process:
 
 
 def _begin(measuring: Measuring) -> None:
-    # Ctrl-C reaches all processes of a terminal; the parent is the one that answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_child()
     _Process.measuring = measuring
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its pool, whose processes would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in processes that multiprocessing started"
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _measure(part: Part, first_line: int) -> MeasuredPart:
