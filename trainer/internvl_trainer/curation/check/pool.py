@@ -1,15 +1,13 @@
 """Worker processes that each make something of one argument after the other; results come in the arguments' order."""
 
-import multiprocessing
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.data.children import begin_child
+from internvl_trainer.data.worker_pool import WorkerPool
 
 AHEAD = 4
 """Arguments under way for each worker: as many results as that may be held until an earlier one is done."""
@@ -41,7 +39,7 @@ def run_in_order[Argument, Result](
         WorkerDiedError: names what the workers may have had in hand.
     """
     under_way: deque[tuple[Argument, Future[Result]]] = deque()
-    with _pool(workers, begin, given) as pool:
+    with WorkerPool(workers, start="forkserver", begin=begin, given=given) as pool:
         try:
             for argument in arguments:
                 under_way.append((argument, pool.submit(work, argument)))
@@ -57,27 +55,6 @@ def run_in_order[Argument, Result](
                 f"a worker process died: killed, out of memory, or a decoder crashed. In hand were {'; '.join(held)}. "
                 "Use fewer --workers if memory ran out, else leave out what crashes it"
             ) from error
-
-
-@contextmanager
-def _pool(workers: int, begin: Callable[..., None], given: tuple[object, ...]) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes are gone at the end, also those that wait for a file that never comes."""
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(begin, given))
-    try:
-        yield pool
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin(begin: Callable[..., None], given: tuple[object, ...]) -> None:
-    begin_child()
-    begin(*given)
 
 
 def _has_result(future: "Future[Any]") -> bool:

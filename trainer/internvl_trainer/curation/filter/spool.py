@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from internvl_trainer.curation.filter.errors import WorkerLostError
 from internvl_trainer.curation.filter.examine import Flag, examine
 from internvl_trainer.curation.filter.lines import Line, Range, lines, ranges
 from internvl_trainer.curation.filter.policy import Action, Policy
-from internvl_trainer.data.children import begin_child
+from internvl_trainer.data.worker_pool import WorkerPool
 
 AHEAD = 2
 """Ranges per process that are under way: bounds the memory, however large the file is."""
@@ -52,7 +51,7 @@ def processes(count: int) -> Iterator[Workers | None]:
         yield None
         return
     # Spawned, not forked: a fork copies the threads' locks of a progress bar, which may be held.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=begin_child) as pool:
+    with WorkerPool(count, start="spawn") as pool:
         yield Workers(pool, count)
 
 

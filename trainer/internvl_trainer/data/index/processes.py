@@ -1,19 +1,19 @@
 """Several processes that measure one annotation file at once."""
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from itertools import starmap
+from types import TracebackType
 from typing import Any, ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.data.children import begin_child
 from internvl_trainer.data.index import chunks
 from internvl_trainer.data.index.lines import AnnotationFile
 from internvl_trainer.data.index.part import MeasuredPart, Measuring, Part, PartMeasurer
 from internvl_trainer.data.sources import Source
+from internvl_trainer.data.worker_pool import WorkerPool
 
 PART = 4 * 1024 * 1024
 """Bytes of an annotation file that are measured at once: a second or two of work. A smaller file needs no process."""
@@ -41,15 +41,17 @@ class Measurer:
         self._measuring = measuring
         self._processes = processes
         self._part = part
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: WorkerPool | None = None
         self._here: PartMeasurer | None = None
 
     def __enter__(self) -> "Measurer":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.__exit__(kind, error, traceback)
         if self._here is not None:
             self._here.close()
 
@@ -88,13 +90,9 @@ class Measurer:
         while under_way:
             yield under_way.popleft().result()
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            # A fork would copy locks that a trainer's threads hold, and its CUDA context, which cannot be copied.
-            spawning = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                self._processes, mp_context=spawning, initializer=_begin, initargs=(self._measuring,)
-            )
+    def _started(self) -> WorkerPool:
+        # Spawned: a fork would copy locks that a trainer's threads hold, and its CUDA context, which cannot be copied.
+        self._pool = self._pool or WorkerPool(self._processes, start="spawn", begin=_begin, given=(self._measuring,))
         return self._pool
 
 
@@ -114,7 +112,6 @@ class _Process:
 
 
 def _begin(measuring: Measuring) -> None:
-    begin_child()
     _Process.measuring = measuring
 
 
