@@ -175,6 +175,7 @@ def test_every_fault_is_told_and_nothing_else_is(folder: Path, ended: Ended) -> 
             assert line.words in fault["detail"], fault
             assert fault["file"] == f"{folder}/all.jsonl"
     assert not told
+    assert ended.errors == "", "libraries do not speak beside us"
 
 
 def test_what_is_only_suspicious_is_a_warning(ended: Ended) -> None:
@@ -190,7 +191,7 @@ def test_the_report_counts_them_and_refuses_the_data(ended: Ended) -> None:
     assert (source["samples"], sum(source["bad"].values())) == (len(LINES), bad)
     assert source["kinds"] == {"text": 2, "single image": 6, "multi image": 0, "video": 1}
     (problem,) = ended.document["problems"]
-    assert problem.startswith(f"data set 'all': {bad} of {len(LINES)} samples are bad, limit 0.01 of them")
+    assert problem.startswith(f"data set 'all': {bad} of {len(LINES)} samples are bad, limit 1 %;")
 
 
 def test_within_a_larger_budget_a_stage_would_begin(folder: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from internvl_trainer.contract.exit_codes import ExitCode
-from tests.integration.curation.commands import TOKENIZER, begin, end, wait_until
+from tests.integration.curation.commands import TOKENIZER, begin, end, run, wait_until
 from tests.unit.trainer.data.world import image_record, text_record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -71,5 +71,16 @@ def test_a_worker_that_is_killed_is_named_with_what_it_read(endless: Path) -> No
     assert ended.code == ExitCode.PEER_LOST, ended.errors
     assert "a worker process died: killed, out of memory" in ended.errors
     assert f"{endless}/endless.jsonl from line " in ended.errors
+    assert ended.document["complete"] is False
+    assert ended.document["sources"][0]["bad"] == {"malformed record": 1}
+
+
+def test_a_full_disk_under_the_bad_samples_is_told_of_with_what_was_found(endless: Path) -> None:
+    ended = run(
+        "check", endless / "meta.json", "--tokenizer", TOKENIZER, "--model", "tiny-8b-like", "--workers", "1",
+        "--bad", "/dev/full", "--output", "json", cache=endless / "cache",
+    )  # fmt: skip
+    assert ended.code == ExitCode.INVALID_CONFIG, ended.errors
+    assert "cannot write /dev/full: no space left on device; free space or name another file by --bad" in ended.errors
     assert ended.document["complete"] is False
     assert ended.document["sources"][0]["bad"] == {"malformed record": 1}

@@ -179,7 +179,9 @@ def test_answers_that_cannot_be_read_are_asked_again_and_then_go_to_a_person(des
 
 
 @pytest.mark.parametrize("raw", [b"<html>busy</html>", b'"a text"', b'{"choices": []}', b"{}"])
-def test_an_answer_that_is_no_completion_is_no_score(desk: Desk, judge: JudgeServer, raw: bytes) -> None:
+def test_an_answer_that_is_no_completion_is_no_score_and_is_asked_for_again(
+    desk: Desk, judge: JudgeServer, raw: bytes
+) -> None:
     desk.write(["One."])
     judge.behaviour = lambda asked, number: Answer(raw=raw)
     result = desk.run()
@@ -187,6 +189,9 @@ def test_an_answer_that_is_no_completion_is_no_score(desk: Desk, judge: JudgeSer
     assert [row["findings"][0]["detail"] for row in desk.rows("review.jsonl")] == [
         "no score: the endpoint's answer is no chat completion"
     ]
+    judge.behaviour = judge_server.good
+    assert desk.run("--force").exit_code == 0
+    assert desk.kept() == [0]
 
 
 def test_a_busy_endpoint_is_asked_again_after_the_time_it_names(desk: Desk, judge: JudgeServer) -> None:
@@ -228,9 +233,10 @@ def test_a_slow_endpoint_runs_into_the_time_limit(desk: Desk, judge: JudgeServer
         (Answer("broken", 503), UNAVAILABLE, "answers HTTP 503, 2 times in a row"),
         (Answer("wait", 429, {"Retry-After": "4000"}), UNAVAILABLE, "wants no request for 4000 s"),
         (Answer(f"bad field, {KEY}", 400), ExitCode.INVALID_CONFIG, "rejects every request, 8 so far"),
+        (Answer(raw=b"<html>hello</html>"), ExitCode.INVALID_CONFIG, "is no chat completion; correct judge.base_url"),
         (Answer("teapot", 418), ExitCode.INVALID_CONFIG, "answers HTTP 418: teapot"),
     ],
-    ids=["key", "model", "broken", "long wait", "bad request", "other"],
+    ids=["key", "model", "broken", "long wait", "bad request", "no such server", "other"],
 )
 def test_faults_of_the_endpoint_end_the_run_with_their_cause(
     desk: Desk, judge: JudgeServer, answer: Answer, code: int, message: str
@@ -321,7 +327,7 @@ def test_interrupted_it_says_how_to_go_on(desk: Desk, judge: JudgeServer) -> Non
     judge.behaviour = lambda asked, number: Answer(delay=0.05)
     code, errors = stopped_in_the_middle(desk, judge, signal.SIGINT)
     assert code == ExitCode.INTERRUPTED
-    assert "scores so far are in the journal, the same command goes on" in errors
+    assert "scores so far are in the journal, and the same command goes on" in errors
     assert not desk.output.exists()
 
 

@@ -1,25 +1,25 @@
 """How every subcommand is told which data it is about: a job file, or a meta JSON with a tokenizer and a model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
 from pydantic import ValidationError
 
 from internvl_trainer.contract import catalog, environment
 from internvl_trainer.contract.catalog import ModelGeometry
-from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.contract.job import DataConfig, JobConfig
-from internvl_trainer.data.errors import DataError
-from internvl_trainer.data.index import MeasuringProcessDiedError
+from internvl_trainer.curation.endings import failing_well
 from internvl_trainer.launch.job_file import JobFileError, from_folder, parse_change, read_job
-from internvl_trainer.storage import ObjectStore, StoreError, open_store
+from internvl_trainer.launch.places import Places
+from internvl_trainer.storage import ObjectStore, open_store
 
 DEFAULT_MODEL = "InternVL2_5-1B"
+
+_INTERRUPTED = "indexes that were finished by then are kept, and the same command goes on with the others"
 
 
 class Inputs(NamedTuple):
@@ -51,7 +51,7 @@ def takes_data(command: Callable[..., None]) -> Callable[..., None]:
         cache: Path,
         **options: Any,
     ) -> None:
-        with _failing_well():
+        with failing_well({"--cache": cache}, interrupted=_INTERRUPTED):
             job: JobConfig | None = None
             if config is None:
                 data, geometry = _of_meta(meta, tokenizer, model, changes)
@@ -112,31 +112,15 @@ def _of_meta(
         "meta": from_folder(meta, Path.cwd()),
         "tokenizer": from_folder(tokenizer, Path.cwd()),
     }
+    places = Places(Path("--set"), JobFileError, "a change is FIELD=VALUE")
     for change in changes:
         key, value = parse_change(change)
-        fields[".".join(map(str, key))] = value
+        name = ".".join(map(str, key))
+        fields[name] = value
+        places.changed[name,] = change
     if isinstance(fields.get("index"), str):
         fields["index"] = from_folder(fields["index"], Path.cwd())
     try:
         return DataConfig.model_validate(fields), catalog.get(model or DEFAULT_MODEL)
     except ValidationError as error:
-        faults = (f"--set {'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}" for fault in error.errors())
-        raise JobFileError("; ".join(faults)) from error
-
-
-@contextmanager
-def _failing_well() -> Iterator[None]:
-    """End with the exit code of the error that came, and its message."""
-    try:
-        yield
-    except (DataError, StoreError, JobFileError, MeasuringProcessDiedError) as error:
-        _fail(str(error), error.exit_code)
-    except catalog.UnknownModelError as error:
-        _fail(str(error), ExitCode.INVALID_CONFIG)
-    except OSError as error:
-        _fail(str(error), ExitCode.STORE_UNAVAILABLE)
-
-
-def _fail(message: str, code: ExitCode) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
-    raise click.exceptions.Exit(int(code))
+        raise JobFileError(places.explain(error, DataConfig)) from error

@@ -14,6 +14,10 @@ Key = tuple[str | int, ...]
 """Where a value stands in a document: ("optimization", "steps")."""
 
 
+_OF_A_WORD = frozenset({"int_parsing", "float_parsing", "bool_parsing", "literal_error", "enum"})
+"""Faults of values that can be shown: other texts, such as URLs, may hold credentials."""
+
+
 class Places:
     """Where each value of a document was written.
 
@@ -104,11 +108,18 @@ class Places:
 def _said(fault: ErrorDetails, model: type[BaseModel]) -> str:
     """What is wrong, in the terms of the document."""
     if fault["type"] != "extra_forbidden":
-        return fault["msg"]
+        return _refused(fault)
     *sections, field = fault["loc"]
     fields = _fields(sections, model)
     near = difflib.get_close_matches(str(field), fields, n=1)
     return "no such field; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}")
+
+
+def _refused(fault: ErrorDetails) -> str:
+    """Why a value was refused, and the value where it is a number or should be one of a few words."""
+    said, value = fault["msg"].removeprefix("Value error, "), fault["input"]
+    tells = isinstance(value, int | float) and fault["type"] != "value_error"
+    return f"{said}, not {value!r}" if tells or fault["type"] in _OF_A_WORD else said
 
 
 def _fields(sections: Iterable[str | int], model: type[BaseModel]) -> list[str]:

@@ -342,7 +342,13 @@ def _translated(operation: str, location: str) -> Iterator[None]:
     except _StreamBrokenError as error:
         raise StoreUnavailableError(f"{what}: the answer kept breaking off ({error})") from None
     except BotoCoreError as error:
-        raise StoreUnavailableError(f"{what}: {type(error).__name__}, in spite of retries") from None
+        raise StoreUnavailableError(f"{what}: {type(error).__name__}{_at(error)}, in spite of retries") from None
+
+
+def _at(error: BotoCoreError) -> str:
+    """The endpoint's host, where the error knows it: of the URL that it quotes nothing else is fit for a message."""
+    host = urlsplit(str(error.kwargs.get("endpoint_url") or "")).netloc.rpartition("@")[2]
+    return f" at {host}" if host else ""
 
 
 def _from_answer(what: str, error: ClientError) -> StoreError:

@@ -88,5 +88,6 @@ def test_a_missing_annotation_is_named(meta: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_told(meta: Path) -> None:
     # The meta JSON is a file, in which no folder can be made.
     result = run(meta, "--cache", f"{meta}/cache")
-    assert result.exit_code == ExitCode.STORE_UNAVAILABLE
+    assert result.exit_code == ExitCode.INVALID_CONFIG
     assert f"{meta}/cache" in result.output
+    assert f"this command writes to --cache ({meta}/cache)" in result.output

@@ -1,5 +1,6 @@
 """How a subcommand of `internvl data` is told its data: a job file, or a meta JSON with a tokenizer and a model."""
 
+import errno
 from pathlib import Path
 
 import click
@@ -72,8 +73,13 @@ def test_fields_of_the_data_section_can_be_set(tmp_path: Path) -> None:
         ((), "name the data: META with --tokenizer, or --config with a job file"),
         (("m.json",), "name the data: META with --tokenizer"),
         (("m.json", "--config", "JOB"), "give no others beside it"),
-        (("m.json", "--tokenizer", "t", "--set", "max_tiles=0"), "--set max_tiles: Input should be greater than"),
-        (("m.json", "--tokenizer", "t", "--set", "tiles=1"), "--set tiles: Extra inputs are not permitted"),
+        (
+            ("m.json", "--tokenizer", "t", "--set", "max_tiles=0"),
+            "--set max_tiles=0: max_tiles: Input should be greater than or equal to 1, not 0",
+        ),
+        (("m.json", "--tokenizer", "t", "--set", "max_tiles=a"), "unable to parse string as an integer, not 'a'"),
+        (("m.json", "--tokenizer", "t", "--set", "max_tile=1"), "no such field; did you mean max_tiles?"),
+        (("m.json", "--tokenizer", "t", "--set", "min_frames=99"), "min_frames is 99, more than max_frames, 32"),
         (("m.json", "--tokenizer", "t", "--set", "tiles"), "is not of the form field.field=value"),
         (("--config", "JOB", "--set", "max_tiles=0"), "--set data.max_tiles=0: data.max_tiles: Input should be"),
         (("m.json", "--tokenizer", "t", "--model", "GPT"), "model 'GPT' is not in the catalogue"),
@@ -97,6 +103,28 @@ def test_an_error_of_the_data_ends_with_its_own_exit_code() -> None:
 
     result = CliRunner().invoke(command, ["m.json", "--tokenizer", "t"])
     assert (result.exit_code, result.output) == (MetaError.exit_code, "Error: meta m.json does not exist\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/x/rows"), ExitCode.INVALID_CONFIG, "/x/rows: read-only file"),
+        (OSError(errno.ENOSPC, "No space left on device"), ExitCode.STORE_UNAVAILABLE, "no space left on device; free"),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted; indexes that were finished by then are kept"),
+    ],
+)
+def test_a_machine_that_fails_a_command_is_told_of_with_the_places_it_writes_to(
+    error: BaseException, code: ExitCode, words: str
+) -> None:
+    @click.command()
+    @takes_data
+    def command(inputs: Inputs) -> None:
+        raise error
+
+    result = CliRunner().invoke(command, ["m.json", "--tokenizer", "t", "--cache", "/some/cache"])
+    assert result.exit_code == code
+    assert words in result.output
+    assert code == ExitCode.INTERRUPTED or "this command writes to --cache (/some/cache)" in result.output
 
 
 def test_the_list_of_subcommands_loads_none_of_them() -> None:

@@ -144,6 +144,6 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_an_item_that_is_refused_is_the_only_complaint_about_its_list(tmp_path: Path) -> None:
     said = refusal(write(tmp_path, SHORT), "trainable=[lang]")
     assert said.splitlines() == [
-        "--set trainable=[lang]: trainable.0: Input should be 'vision', 'projector' or 'language'"
+        "--set trainable=[lang]: trainable.0: Input should be 'vision', 'projector' or 'language', not 'lang'"
     ]
     assert "at least 1 item" in refusal(write(tmp_path, SHORT), "trainable=[]")

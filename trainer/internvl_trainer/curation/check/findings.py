@@ -1,6 +1,7 @@
 """What a check has found so far: counters in memory, samples on disk, bad ones in a file as they come."""
 
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from internvl_trainer.curation.check.duplicates import find_duplicates
 from internvl_trainer.curation.check.inspection import Inspected
 from internvl_trainer.curation.check.spool import Spool
 from internvl_trainer.curation.check.tally import FIRST, Tally, is_within
+from internvl_trainer.curation.endings import writing
 from internvl_trainer.curation.estimate import Fill, estimate_fill
 from internvl_trainer.curation.report.count import count
 from internvl_trainer.curation.report.document import KINDS
@@ -49,7 +51,7 @@ class Findings:
         self._plan = plan
         self._spools = [Spool(folder, str(number)) for number in range(len(plan.sources))]
         self._bad_file = bad_file
-        self._bad_lines = bad_file.open("wb") if bad_file else None
+        self._bad_lines = _opened(bad_file) if bad_file else None
         self._bad, self._warnings = Tally(), Tally()
         self.samples = self.tiles_decoded = 0
 
@@ -65,9 +67,9 @@ class Findings:
         self._warnings.add(inspected.warnings)
         self.samples += len(inspected.rows)
         self.tiles_decoded += inspected.tiles_decoded
-        if self._bad_lines and inspected.bad:
-            self._bad_lines.writelines(fault.to_line() for fault in inspected.bad)
-            self._bad_lines.flush()
+        if self._bad_file and self._bad_lines and inspected.bad:
+            with writing(self._bad_file, "--bad"):
+                _write(self._bad_lines, b"".join(fault.to_line() for fault in inspected.bad))
 
     def close(self) -> None:
         """Close what is open."""
@@ -152,6 +154,18 @@ class Findings:
         return fill, None
 
 
+def _opened(bad_file: Path) -> FileIO:
+    with writing(bad_file, "--bad"):
+        # Without a buffer, which closing the file would try to write once more after the disk was full.
+        return FileIO(bad_file, "wb")
+
+
+def _write(file: FileIO, payload: bytes) -> None:
+    left = memoryview(payload)
+    while left:
+        left = left[file.write(left) :]
+
+
 def _problem(source: CheckedSource, max_bad_fraction: float) -> str | None:
     if source.within_budget:
         return None
@@ -159,5 +173,5 @@ def _problem(source: CheckedSource, max_bad_fraction: float) -> str | None:
         return f"data set {source.name!r} holds no sample"
     return (
         f"data set {source.name!r}: {source.bad_samples:,} of {source.samples:,} samples are bad, limit "
-        f"{max_bad_fraction:.4g} of them; mend or remove them, or raise max_bad_fraction"
+        f"{100 * max_bad_fraction:.4g} %; mend or remove them, or raise max_bad_fraction"
     )

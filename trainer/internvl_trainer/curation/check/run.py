@@ -13,6 +13,7 @@ from internvl_trainer.curation.check.inspection import Inspected, Inspector
 from internvl_trainer.curation.check.parts import numbered_parts
 from internvl_trainer.curation.check.pool import WorkerDiedError, run_in_order
 from internvl_trainer.curation.check.progress import Seen
+from internvl_trainer.curation.endings import OutputFileError
 from internvl_trainer.data.index.lines import AnnotationFile, open_annotation
 from internvl_trainer.data.index.part import Measuring, Part
 from internvl_trainer.storage import StoreError
@@ -28,21 +29,22 @@ class Outcome(NamedTuple):
     """What a check has found, and what ended it before it was through."""
 
     report: CheckReport
-    ended_by: KeyboardInterrupt | WorkerDiedError | StoreError | None
+    ended_by: KeyboardInterrupt | WorkerDiedError | StoreError | OutputFileError | None
 
 
 def check(plan: Plan, bad_file: Path | None, watch: Callable[[Seen], None]) -> Outcome:
     """Read everything once.
 
-    An interruption, a worker that dies and a store that does not answer end the check early; what was found until then
-    is reported all the same.
+    An interruption, a worker that dies, a store that does not answer and a full disk under `bad_file` end the check
+    early; what was found until then is reported all the same.
 
     Args:
         bad_file: gets a line of JSON for each bad sample, in the order of the data, as soon as it is found.
         watch: told of progress, part by part.
 
     Raises:
-        MetaError: an annotation file does not exist; nothing was read then.
+        MetaError, OutputFileError: an annotation file does not exist, or `bad_file` cannot be written; nothing was read
+            then.
     """
     measuring = plan.measuring
     files = [open_annotation(source.annotation, measuring.store, measuring.cache) for source in plan.sources]
@@ -54,7 +56,7 @@ def check(plan: Plan, bad_file: Path | None, watch: Callable[[Seen], None]) -> O
     ):
         try:
             _read(plan, files, findings, watch)
-        except (KeyboardInterrupt, WorkerDiedError, StoreError) as error:
+        except (KeyboardInterrupt, WorkerDiedError, StoreError, OutputFileError) as error:
             ended_by = error
         return Outcome(findings.report(complete=ended_by is None, seconds=time.monotonic() - started), ended_by)
 

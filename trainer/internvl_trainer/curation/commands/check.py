@@ -12,6 +12,7 @@ from internvl_trainer.curation.check.progress import shown
 from internvl_trainer.curation.check.run import Outcome
 from internvl_trainer.curation.check.run import check as run_check
 from internvl_trainer.curation.check.tables import tables
+from internvl_trainer.curation.endings import writable
 from internvl_trainer.curation.inputs import Inputs, takes_data
 from internvl_trainer.curation.selection import chosen, global_batch_option, sources_option, steps_of
 from internvl_trainer.data.index.part import Measuring
@@ -24,7 +25,7 @@ from internvl_trainer.data.tokenizer import Tokenizer
 @takes_data
 @sources_option
 @click.option(
-    "--bad", "bad_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--bad", "bad_file", type=click.Path(dir_okay=False, path_type=Path), callback=writable,
     help="File that gets every bad sample as a line of JSON, while the check runs.",
 )  # fmt: skip
 @click.option("--no-pixels", is_flag=True, help="Decode no image and no video: fast, and blind to damaged files.")

@@ -1,11 +1,12 @@
 """`internvl data filter`."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
@@ -23,15 +24,14 @@ from rich.text import Text
 
 from internvl_trainer.checkpoint.cli import store_options, table_console
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.curation.endings import fail, failing_well
 from internvl_trainer.curation.filter import inputs, report
 from internvl_trainer.curation.filter.decisions import Decisions, read_decisions
-from internvl_trainer.curation.filter.errors import FilterError
 from internvl_trainer.curation.filter.policy import Policy, read_policy
 from internvl_trainer.curation.filter.run import Request, estimate, filter_data
-from internvl_trainer.data.errors import DataError
 from internvl_trainer.data.processors import usable_processors
-from internvl_trainer.launch.job_file import JobFileError, from_folder, read_job
-from internvl_trainer.storage import StoreError, open_store
+from internvl_trainer.launch.job_file import from_folder, read_job
+from internvl_trainer.storage import open_store
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -77,7 +77,7 @@ def filter_(
     internvl data filter meta.json final --policy policy.yaml --apply-review filtered/review.jsonl
     """
     meta, folder = _places(places, config)
-    with _failing_well():
+    with _failing_well(folder):
         job = read_job(config, now=datetime.now(UTC)) if config else None
         storage = job.storage if job else None
         store = open_store(
@@ -108,7 +108,7 @@ def _places(places: tuple[str, ...], config: Path | None) -> tuple[str, str]:
     wanted = 1 if config else 2
     if len(places) != wanted:
         form = "--config JOB OUTPUT" if config else "META OUTPUT"
-        raise click.UsageError(f"{len(places)} arguments were given; the form is: internvl data filter {form}")
+        raise click.UsageError(f"give internvl data filter {form}, not {len(places)} places")
     whole = [from_folder(place, Path.cwd()).removeprefix("file://") for place in places]
     return ("" if config else whole[0]), whole[-1]
 
@@ -131,23 +131,16 @@ def _note_strangers(request: Request) -> None:
 
 
 @contextmanager
-def _failing_well() -> Iterator[None]:
+def _failing_well(folder: str) -> Iterator[None]:
     """End with the exit code of the error that came, and its message."""
-    try:
-        yield
-    except (DataError, StoreError, JobFileError, FilterError) as error:
-        _fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        if error.name not in ("openai", "aiolimiter"):
-            raise
-        _fail(f"a judge needs {error.name}; install internvl-operator[filter]", ExitCode.INVALID_CONFIG)
-    except KeyboardInterrupt:
-        _fail("interrupted; scores so far are in the journal, the same command goes on", ExitCode.INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
-    raise click.exceptions.Exit(int(code))
+    kept = f"nothing was written to {folder}; scores so far are in the journal, and the same command goes on"
+    with failing_well({"OUTPUT": folder, "TMPDIR": tempfile.gettempdir()}, interrupted=kept):
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if error.name not in ("openai", "aiolimiter"):
+                raise
+            fail(f"a judge needs {error.name}; install internvl-operator[filter]", ExitCode.INVALID_CONFIG)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from internvl_trainer.checkpoint.cli import table_console
+from internvl_trainer.curation.endings import writable, writing
 from internvl_trainer.curation.inputs import Inputs, takes_data
 from internvl_trainer.curation.progress import watching
 from internvl_trainer.curation.report.compose import compose
@@ -20,7 +21,7 @@ from internvl_trainer.data.tokenizer import Tokenizer
 @takes_data
 @sources_option
 @click.option(
-    "--picture", type=click.Path(dir_okay=False, path_type=Path), callback=lambda *given: _drawable(given[-1]),
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), callback=lambda *given: _drawable(writable(*given)),
     help="Draw the report, too: a .png, .svg or .pdf file.",
 )  # fmt: skip
 @global_batch_option
@@ -56,7 +57,8 @@ def report(inputs: Inputs, names: tuple[str, ...], picture: Path | None, global_
         # matplotlib takes a second to import.
         from internvl_trainer.curation.report.picture import draw
 
-        draw(made, picture)
+        with writing(picture, "--picture"):
+            draw(made, picture)
         click.echo(f"wrote {picture}", err=True)
 
 

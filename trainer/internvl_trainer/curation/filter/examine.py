@@ -39,7 +39,7 @@ def fate(flags: tuple[Flag, ...], decision: str | None = None) -> Fate:
 def parsed(line: bytes, source: str, line_number: int) -> Record | BadSampleError:
     """The sample of a line, or why there is none."""
     try:
-        return parse_record(line, source=source, line_number=line_number)
+        return parse_record(line.rstrip(b"\r\n"), source=source, line_number=line_number)
     except BadSampleError as error:
         return error
 
@@ -49,7 +49,9 @@ def examine(line: bytes, source: str, line_number: int, policy: Policy) -> tuple
     record = parsed(line, source, line_number)
     if isinstance(record, BadSampleError):
         settings = policy.rule(MALFORMED)
-        return (Flag(MALFORMED, None, None, str(record), settings.action),) if settings.enabled else ()
+        # Whoever shows a flag says which line it is about.
+        detail = str(record).removeprefix(f"sample {record.sample}: ")
+        return (Flag(MALFORMED, None, None, detail, settings.action),) if settings.enabled else ()
     exempt, flags = policy.source(source), []
     for rule in RULES:
         settings = policy.rule(rule.name)

@@ -8,6 +8,7 @@ from internvl_trainer.contract.job import DataConfig
 from internvl_trainer.curation.filter.errors import InputChangedError
 from internvl_trainer.curation.filter.folder import file_of
 from internvl_trainer.data.errors import MetaError
+from internvl_trainer.data.media import read_text_object
 from internvl_trainer.data.sources import Source, from_mixture, parse_meta
 from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
 
@@ -46,10 +47,7 @@ def data_sets_of_meta(uri: str, store: ObjectStore) -> tuple[DataSet, ...]:
     Raises:
         MetaError: it is malformed, or not there.
     """
-    try:
-        payload = store.read(uri)
-    except ObjectNotFoundError as error:
-        raise MetaError(f"meta {uri} does not exist: {error}") from error
+    payload = read_text_object(store, uri, "meta")
     given = {source: json.loads(payload)[source.name] for source in parse_meta(payload, uri=uri)}
     return tuple(DataSet(source, entry) for source, entry in given.items())
 

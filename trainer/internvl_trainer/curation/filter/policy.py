@@ -46,7 +46,7 @@ class RuleSettings(_Settings):
     """One heuristic rule. The report reviews by hand whatever a heuristic flags, so that is the default here."""
 
     enabled: bool = True
-    limit: float | None = Field(default=None, description="in place of the rule's own")
+    limit: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="in place of the rule's own")
     action: Action = Action.REVIEW
 
 

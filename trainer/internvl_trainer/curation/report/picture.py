@@ -18,7 +18,7 @@ NAMED = 0.047
 """Parts of a bar that are smaller than this have no room for a number."""
 
 MOST_SOURCES = 16
-"""Data sets with a bar of their own; smaller ones are joined."""
+"""Data sets with a bar, by their tokens; the title says where there are more."""
 
 
 def draw(report: MixtureReport, path: Path) -> None:
@@ -39,7 +39,7 @@ def draw(report: MixtureReport, path: Path) -> None:
 def _panels(figure: "Figure", report: MixtureReport, shown: list[SourcePart]) -> None:
     grid = figure.add_gridspec(3, 2, height_ratios=[1.7, 0.5 + 0.2 * len(shown), 1.9], width_ratios=[1.9, 1])
     _by_kind(figure.add_subplot(grid[0, :]), report)
-    _by_source(figure.add_subplot(grid[1, 0]), shown)
+    _by_source(figure.add_subplot(grid[1, 0]), shown, of=len(report.sources))
     _fill(figure.add_subplot(grid[1, 1]), report)
     below = grid[2, :].subgridspec(1, 2)
     _sizes(figure.add_subplot(below[0, 0]), report.lengths, f"tokens of a sample (a pack: {report.pack_tokens:,})")
@@ -71,7 +71,7 @@ def _by_kind(axes: "Axes", report: MixtureReport) -> None:
     axes.legend(ncols=len(KINDS), frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.36))
 
 
-def _by_source(axes: "Axes", shown: list[SourcePart]) -> None:
+def _by_source(axes: "Axes", shown: list[SourcePart], of: int) -> None:
     places = range(len(shown))
     axes.barh(places, [source.epoch_share.tokens for source in shown], color=FILLED, height=0.62, label="an epoch")
     axes.plot(
@@ -81,7 +81,8 @@ def _by_source(axes: "Axes", shown: list[SourcePart]) -> None:
     axes.set_yticks(places, [_settings(source) for source in shown])
     axes.invert_yaxis()
     _plain(axes, horizontal=True, whole=False)
-    axes.set_title("Tokens by data set")
+    largest = f": the largest {len(shown)} of {of}" if len(shown) < of else ""
+    axes.set_title(f"Tokens by data set{largest}")
     axes.legend(frameon=False, loc="lower right")
 
 

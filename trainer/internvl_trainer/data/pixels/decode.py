@@ -10,6 +10,7 @@ Shapes: H and W the image's height and width, C = 3 colours.
 
 import io
 import struct
+import warnings
 import zlib
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ LARGEST_JPEG = 4 * LARGEST
 
 _STRIP = 64
 """Rows that are converted at a time, so that a conversion needs no second image."""
+
+# They name no file, and repeat what is an error here: too many pixels, or damage.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _JPEG_BEGINS = b"\xff\xd8"
 

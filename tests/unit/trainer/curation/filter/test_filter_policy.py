@@ -72,18 +72,23 @@ def test_exempt_from_repetition_is_exempt_from_all_that_looks_for_it() -> None:
     [
         ("rules:\n  zero-run: {limit: 3\n", "policy.yaml, line 3, column 1: is no YAML"),
         ("rules: {}\nrules: {}\n", "policy.yaml, line 2: rules was given in line 1 already"),
-        ("rules:\n  zero-runs: {limit: 3}\n", "policy.yaml, line 1: rules: Value error, no rule zero-runs"),
+        ("rules:\n  zero-runs: {limit: 3}\n", "policy.yaml, line 1: rules: no rule zero-runs"),
         (
             "rules:\n  zero-run:\n    limits: 3\n",
             "policy.yaml, line 3: rules.zero-run.limits: no such field; did you mean limit?",
         ),
+        (
+            "rules:\n  zero-run: {limit: -4}\n",
+            "rules.zero-run.limit: Input should be greater than or equal to 0, not -4",
+        ),
+        ("rules:\n  zero-run: {limit: .nan}\n", "rules.zero-run.limit: Input should be"),
         ("rules:\n  zero-run: {action: delete}\n", "policy.yaml, line 2: rules.zero-run.action: Input should be"),
-        ("sources:\n  a: {exempt: [zeros]}\n", "policy.yaml, line 2: sources.a.exempt: Value error, no rule zeros"),
+        ("sources:\n  a: {exempt: [zeros]}\n", "policy.yaml, line 2: sources.a.exempt: no rule zeros"),
         ("judge:\n  model: m\n", "policy.yaml, line 1: judge.base_url: Field required"),
-        ("judge:\n  base_url: judge\n  model: m\n", "policy.yaml, line 2: judge.base_url: Value error, 'judge' is no"),
+        ("judge:\n  base_url: judge\n  model: m\n", "policy.yaml, line 2: judge.base_url: 'judge' is no"),
         (
             "judge:\n  model: m\n  base_url: http://me:secret@judge/v1\n",
-            "policy.yaml, line 3: judge.base_url: Value error, the URL carries credentials",
+            "policy.yaml, line 3: judge.base_url: the URL carries credentials",
         ),
         ("- a\n", "policy.yaml: holds a list; a policy is a mapping with rules, sources and judge"),
         ("", "policy.yaml: holds nothing"),

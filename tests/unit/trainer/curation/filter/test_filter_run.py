@@ -1,6 +1,8 @@
 """A whole run over a folder: every line ends in one of three files, as it was written."""
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -133,7 +135,7 @@ def test_the_output_can_be_filtered_again_and_nothing_more_is_found(desk: Desk) 
 
 
 def test_what_was_found_is_told_with_rule_value_limit_file_and_line(desk: Desk) -> None:
-    desk.write("a", b"\n".join([sample("Yes."), sample(LOOP, id="x-1"), b"{broken"]))
+    desk.write("a", b"\n".join([sample("Yes."), sample(LOOP, id="x-1"), b"{broken", b""]))
     assert desk.run("--policy", desk.policy("rules: {malformed: {action: remove}}")).exit_code == 0
     (review,) = desk.rows("review.jsonl")
     assert review["decision"] is None
@@ -144,7 +146,28 @@ def test_what_was_found_is_told_with_rule_value_limit_file_and_line(desk: Desk) 
     assert review["sample"] == json.loads(sample(LOOP, id="x-1"))
     (removed,) = desk.rows("removed.jsonl")
     assert (removed["line"], removed["text"]) == (3, "{broken")
-    assert "not valid JSON" in removed["findings"][0]["detail"]
+    assert removed["findings"][0]["detail"].startswith("not valid JSON (")
+    assert "at line 1 column 2" in removed["findings"][0]["detail"], "a place within the line, not after it"
+
+
+def test_an_output_that_cannot_be_written_is_told_of(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.write("a", sample("Yes."))
+    (desk.folder / "file").write_text("not a folder")
+    result = desk.run(output=desk.folder / "file" / "out")
+    assert result.exit_code == ExitCode.INVALID_CONFIG
+    assert f"{desk.folder}/file" in result.stderr
+
+    def full(path: Path, document: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("internvl_trainer.curation.filter.folder.write_json", full)
+    result = desk.run()
+    assert result.exit_code == ExitCode.STORE_UNAVAILABLE
+    assert (
+        f"no space left on device; free space or name another place: this command writes to OUTPUT ({desk.output})"
+        in (result.stderr)
+    )
+    assert {path.name for path in desk.folder.iterdir()} == {"set-0.jsonl", "meta.json", "file"}
 
 
 def test_a_line_that_is_nested_without_end_is_malformed(desk: Desk) -> None:

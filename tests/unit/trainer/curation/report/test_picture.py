@@ -35,6 +35,13 @@ def test_an_svg_holds_its_text_and_is_the_same_each_time(tmp_path: Path) -> None
     assert b"n_max 24, r 2.5" in one
 
 
+def test_the_title_says_that_not_all_of_many_data_sets_are_shown(tmp_path: Path) -> None:
+    some = report(mixture())
+    made = some.model_copy(update={"sources": some.sources * 5})
+    draw(made, tmp_path / "many.svg")
+    assert f"the largest 16 of {len(made.sources)}" in (tmp_path / "many.svg").read_text()
+
+
 def test_one_data_set_of_one_kind_can_be_drawn(tmp_path: Path) -> None:
     words = mixture()[3]
     draw(report([words]), tmp_path / "words.png")

@@ -124,5 +124,6 @@ def _check_rejections(usage: Usage, answered: Answered, settings: JudgeSettings)
     if usage.rejected == usage.questions >= FIRST_REJECTIONS and isinstance(answered.outcome, Rejected):
         raise EndpointRejectsError(
             f"endpoint {settings.base_url} rejects every request, {usage.rejected} so far; the last: "
-            f"{answered.outcome.reason}; correct judge.extra, judge.max_answer_tokens or judge.max_characters"
+            f"{answered.outcome.reason}; correct judge.base_url, judge.extra, judge.max_answer_tokens or "
+            "judge.max_characters"
         )

@@ -197,7 +197,8 @@ def _is_passing(error: BaseException) -> bool:
 
 def _outcome(completion: object) -> Outcome:
     if not isinstance(completion, ChatCompletion) or not completion.choices:
-        return Unreadable("the endpoint's answer is no chat completion")
+        # Not the model's doing, so a later run asks again.
+        return Rejected("the endpoint's answer is no chat completion")
     choice = completion.choices[0]
     outcome = read_answer(choice.message.content or "")
     if isinstance(outcome, Unreadable) and choice.finish_reason == "length":

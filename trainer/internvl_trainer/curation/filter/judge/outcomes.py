@@ -24,7 +24,7 @@ class Unreadable(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The endpoint refused this one request, for instance since it is too long for the model."""
+    """The endpoint refused this one request, for instance since it is too long, or answered with no completion."""
 
     reason: str
 
