@@ -17,6 +17,11 @@ LeftOut = tuple[tuple[int, ...], tuple[BadSampleError, ...]]
 """`Pack.masked` and `Pack.skipped`."""
 
 
+FILLER = 0
+"""Token of a pack that has lost all its samples, the same on the rank that found it out and on those that are told. No
+vocabulary has `<IMG_CONTEXT>` there, since it is added behind the language model's own tokens."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pack:
     """Whole samples, one after the other, each a segment of its own.
@@ -72,7 +77,7 @@ class Pack:
             return self
         side = None if self.tiles_NHWC is None else self.tiles_NHWC.shape[1]
         if not stays.any():
-            return blank(self.index, int(self.tokens_S[0]), side, (masked, self.skipped))
+            return blank(self.index, FILLER, side, (masked, self.skipped))
         lengths = np.diff(self.cu_seqlens)
         stays_S = np.repeat(stays, lengths)
         stays_N = np.repeat(stays, self.segment_tiles)
@@ -129,7 +134,7 @@ def blank(index: int, token: int, side: int | None, left_out: LeftOut) -> Pack:
     """A pack that has lost all its samples.
 
     Args:
-        token: any id but `<IMG_CONTEXT>`.
+        token: any id but `<IMG_CONTEXT>`; FILLER in training.
         side: of a tile, in pixels; None for a pack without pixels.
         left_out: all its samples.
     """

@@ -254,9 +254,10 @@ def test_an_image_that_was_replaced_since_it_was_indexed_cannot_overfill_its_pac
 def test_a_pack_whose_samples_all_turn_out_bad_is_left_with_nothing_to_learn(make_stream: MakeStream) -> None:
     stream = make_stream({"one": [image_record(1, "gone.png", 112, 112)]})
 
-    left = first_pack(stream)
+    whole, left = first_pack(stream, with_tiles=False), first_pack(stream)
 
     assert (left.sample_ids, left.masked, left.tile_count) == ((), (0,), 0)
+    assert left.tokens_S.tolist() == whole.without([0]).tokens_S.tolist()
     assert left.weights_S.sum() == 0
     assert left.tiles_NHWC is not None
     assert left.tiles_NHWC.shape == (0, 112, 112, 3)
