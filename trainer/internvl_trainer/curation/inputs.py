@@ -13,6 +13,8 @@ from internvl_trainer.contract import catalog, environment
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.job import DataConfig, JobConfig
 from internvl_trainer.curation.endings import failing_well
+from internvl_trainer.data.samples import check_vocabulary
+from internvl_trainer.data.tokenizer import Tokenizer
 from internvl_trainer.launch.job_file import JobFileError, from_folder, parse_change, read_job
 from internvl_trainer.launch.places import Places
 from internvl_trainer.storage import ObjectStore, open_store
@@ -32,6 +34,17 @@ class Inputs(NamedTuple):
     """Folder of this machine for indexes and copies of remote annotations; it may be kept or lost at will."""
     job: JobConfig | None = None
     """Where the data was named by one."""
+
+
+def load_tokenizer(inputs: Inputs) -> Tokenizer:
+    """The tokenizer that the data is counted with.
+
+    Raises:
+        TokenizerError: it is unusable, or another model's. Said here, since an index that is found is read without it.
+    """
+    tokenizer = Tokenizer.load(inputs.data.tokenizer, inputs.store, family=inputs.model.language.family)
+    check_vocabulary(tokenizer, inputs.model, inputs.data.tokenizer)
+    return tokenizer
 
 
 def takes_data(command: Callable[..., None]) -> Callable[..., None]:

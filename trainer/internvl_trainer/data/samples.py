@@ -50,7 +50,7 @@ class SampleReader:
     """
 
     def __init__(self, data: DataConfig, model: ModelGeometry, tokenizer: Tokenizer, media: MediaReader) -> None:
-        _check_vocabulary(tokenizer, model, data.tokenizer)
+        check_vocabulary(tokenizer, model, data.tokenizer)
         self.limits = PackLimits(data.pack_tokens, data.pack_tiles)
         self._rules = images.Tiling(model.vision.image_size, data.max_tiles, data.thumbnail)
         self._media = media
@@ -106,7 +106,12 @@ class SampleReader:
         return images.tile_counts(record, source, self._rules, self._media)
 
 
-def _check_vocabulary(tokenizer: Tokenizer, model: ModelGeometry, uri: str) -> None:
+def check_vocabulary(tokenizer: Tokenizer, model: ModelGeometry, uri: str) -> None:
+    """Refuse a tokenizer of another model.
+
+    Raises:
+        TokenizerError: it has more ids than the model has embedding rows.
+    """
     if tokenizer.vocab_size > model.language.vocab_size:
         raise TokenizerError(
             f"tokenizer {uri} has ids up to {tokenizer.vocab_size - 1}, but model {model.name} has "

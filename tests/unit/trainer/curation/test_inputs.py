@@ -12,6 +12,7 @@ from internvl_trainer.contract.exit_codes import ExitCode
 from internvl_trainer.curation.cli import SUBCOMMANDS, data
 from internvl_trainer.curation.inputs import Inputs, takes_data
 from internvl_trainer.data.errors import MetaError
+from tests.unit.trainer.data.world import GOLDEN
 
 pytestmark = pytest.mark.unit
 
@@ -132,3 +133,14 @@ def test_the_list_of_subcommands_loads_none_of_them() -> None:
     assert result.exit_code == 0
     assert all(subcommand.summary in result.output for subcommand in SUBCOMMANDS.values())
     assert CliRunner().invoke(data, ["dance"]).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["index", "check", "report"])
+def test_a_tokenizer_of_another_model_is_refused_before_anything_is_read(tmp_path: Path, command: str) -> None:
+    (tmp_path / "meta.json").write_text('{"a": {"annotation": "a.jsonl"}}')
+    (tmp_path / "a.jsonl").write_text("")
+    places = ["--tokenizer", str(GOLDEN / "qwen2_5_subset"), "--model", "tiny-8b-like", "--cache", str(tmp_path / "c")]
+    result = CliRunner().invoke(data, [command, str(tmp_path / "meta.json"), *places])
+    assert result.exit_code == ExitCode.INVALID_CONFIG
+    assert "has ids up to 151673, but model tiny-8b-like has 2048 embedding rows" in result.stderr
+    assert result.stdout == ""

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from internvl_trainer.curation.check.document import CheckReport, Fault
+from internvl_trainer.curation.names import add_names
 
 
 def tables(report: CheckReport) -> Iterator[RenderableType]:
@@ -24,13 +25,13 @@ def tables(report: CheckReport) -> Iterator[RenderableType]:
 
 
 def _sources(report: CheckReport) -> Table:
-    table = Table(title=f"{report.data} for {report.model}", title_justify="left")
-    table.add_column("DATA SET", no_wrap=True)
+    table = Table(title=Text(f"{report.data} for {report.model}", style="italic"), title_justify="left")
+    add_names(table)
     for column in ("SAMPLES", "BAD", "", "SUSPICIOUS", "TOKENS", "TILES"):
         table.add_column(column, justify="right", no_wrap=True)
     for source in report.sources:
         table.add_row(
-            source.name,
+            Text(source.name),
             f"{source.samples:,}",
             f"{source.bad_samples:,}",
             Text(_percent(source.bad_share), style="" if source.within_budget else "bold red"),
@@ -43,12 +44,12 @@ def _sources(report: CheckReport) -> Table:
 
 def _counts(heading: str, counts: dict[str, dict[str, int]]) -> Table:
     table = Table()
-    table.add_column("DATA SET", no_wrap=True)
+    add_names(table)
     table.add_column("REASON", no_wrap=True)
     table.add_column(heading, justify="right")
     for source, reasons in counts.items():
         for reason, samples in reasons.items():
-            table.add_row(source, reason, f"{samples:,}")
+            table.add_row(Text(source), reason, f"{samples:,}")
     return table
 
 

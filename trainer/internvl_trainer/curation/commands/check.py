@@ -13,12 +13,11 @@ from internvl_trainer.curation.check.run import Outcome
 from internvl_trainer.curation.check.run import check as run_check
 from internvl_trainer.curation.check.tables import tables
 from internvl_trainer.curation.endings import writable
-from internvl_trainer.curation.inputs import Inputs, takes_data
+from internvl_trainer.curation.inputs import Inputs, load_tokenizer, takes_data
 from internvl_trainer.curation.selection import chosen, global_batch_option, sources_option, steps_of
 from internvl_trainer.data.index.part import Measuring
 from internvl_trainer.data.processors import usable_processors
 from internvl_trainer.data.sources import read_sources
-from internvl_trainer.data.tokenizer import Tokenizer
 
 
 @click.command()
@@ -56,7 +55,7 @@ def check(
     measuring = Measuring(
         data=inputs.data,
         model=inputs.model,
-        tokenizer=Tokenizer.load(inputs.data.tokenizer, inputs.store, family=inputs.model.language.family),
+        tokenizer=load_tokenizer(inputs),
         store=inputs.store,
         cache=inputs.cache,
     )

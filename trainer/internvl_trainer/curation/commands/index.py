@@ -8,14 +8,15 @@ import click
 from rich import filesize
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from internvl_trainer.checkpoint.cli import table_console
-from internvl_trainer.curation.inputs import Inputs, takes_data
+from internvl_trainer.curation.inputs import Inputs, load_tokenizer, takes_data
+from internvl_trainer.curation.names import add_names
 from internvl_trainer.curation.progress import watching
 from internvl_trainer.data.errors import TooManyBadSamplesError
 from internvl_trainer.data.index import SourceIndex, check_budget, find_or_build
 from internvl_trainer.data.sources import read_sources
-from internvl_trainer.data.tokenizer import Tokenizer
 
 SHOWN_OF_DIGEST = 12
 """Characters of an index's name that tables show; enough to find it in the folder that keeps it."""
@@ -43,7 +44,7 @@ def index(inputs: Inputs, processes: int | None, output: str) -> None:
     """
     data, model, store, cache, _ = inputs
     sources = read_sources(data, store)
-    tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
+    tokenizer = load_tokenizer(inputs)
     with watching(Console(stderr=True), [source.name for source in sources]) as watch:
         found = find_or_build(sources, data, model, tokenizer, store, cache, processes=processes, watch=watch)
     if output == "json":
@@ -85,7 +86,7 @@ def _facts(each: SourceIndex) -> dict[str, Any]:
 def _table(found: Sequence[SourceIndex]) -> Table:
     table = Table(box=None, pad_edge=False, show_footer=len(found) > 1)
     headers = [each.header for each in found]
-    table.add_column("DATA SET", "all", no_wrap=True)
+    add_names(table, footer="all")
     for name, values in (
         ("SAMPLES", [header.samples for header in headers]),
         ("BAD", [header.bad for header in headers]),
@@ -93,13 +94,14 @@ def _table(found: Sequence[SourceIndex]) -> Table:
         ("TILES", [header.tiles for header in headers]),
     ):
         table.add_column(name, f"{sum(values):,}", justify="right", no_wrap=True)
-    table.add_column("SIZE", filesize.decimal(sum(header.rows.size for header in headers)), justify="right")
+    size = filesize.decimal(sum(header.rows.size for header in headers))
+    table.add_column("SIZE", size, justify="right", no_wrap=True)
     table.add_column("INDEX", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each, header in zip(found, headers, strict=True):
         counts = (header.samples, header.bad, header.tokens, header.tiles)
         size, digest = filesize.decimal(header.rows.size), header.digest[:SHOWN_OF_DIGEST]
-        table.add_row(header.source, *(f"{count:,}" for count in counts), size, digest, _origin(each))
+        table.add_row(Text(header.source), *(f"{count:,}" for count in counts), size, digest, _origin(each))
     return table
 
 

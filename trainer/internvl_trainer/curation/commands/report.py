@@ -7,14 +7,13 @@ from rich.console import Console
 
 from internvl_trainer.checkpoint.cli import table_console
 from internvl_trainer.curation.endings import writable, writing
-from internvl_trainer.curation.inputs import Inputs, takes_data
+from internvl_trainer.curation.inputs import Inputs, load_tokenizer, takes_data
 from internvl_trainer.curation.progress import watching
 from internvl_trainer.curation.report.compose import compose
 from internvl_trainer.curation.report.tables import tables
 from internvl_trainer.curation.selection import chosen, global_batch_option, sources_option, steps_of
 from internvl_trainer.data.index import find_or_build
 from internvl_trainer.data.sources import read_sources
-from internvl_trainer.data.tokenizer import Tokenizer
 
 
 @click.command()
@@ -39,7 +38,7 @@ def report(inputs: Inputs, names: tuple[str, ...], picture: Path | None, global_
       internvl data report --config trainer/examples/mixture.yaml --picture mixture.png
     """
     data, model, store, cache, _ = inputs
-    tokenizer = Tokenizer.load(data.tokenizer, store, family=model.language.family)
+    tokenizer = load_tokenizer(inputs)
     sources = chosen(read_sources(data, store), names)
     with watching(Console(stderr=True), [source.name for source in sources]) as watch:
         indexes = find_or_build(sources, data, model, tokenizer, store, cache, watch=watch)

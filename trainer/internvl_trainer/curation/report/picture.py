@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
 
 from internvl_trainer.curation.report.document import KINDS, Histogram, MixtureReport, SourcePart
 
@@ -20,6 +21,9 @@ NAMED = 0.047
 MOST_SOURCES = 16
 """Data sets with a bar, by their tokens; the title says where there are more."""
 
+LONGEST = 24
+"""Characters of a name; more of them would leave no room for bars."""
+
 
 def draw(report: MixtureReport, path: Path) -> None:
     """Write the figure, as PNG, SVG or PDF by the name's ending. Needs no display."""
@@ -33,7 +37,10 @@ def draw(report: MixtureReport, path: Path) -> None:
         FigureCanvasAgg(figure)
         _panels(figure, report, shown)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160, metadata=_undated(path))
+        with catch_warnings():
+            # A name may be in a script that the font lacks; boxes stand for it then.
+            simplefilter("ignore", UserWarning)
+            figure.savefig(path, dpi=160, metadata=_undated(path))
 
 
 def _panels(figure: "Figure", report: MixtureReport, shown: list[SourcePart]) -> None:
@@ -78,7 +85,7 @@ def _by_source(axes: "Axes", shown: list[SourcePart], of: int) -> None:
         [source.raw_share.tokens for source in shown], places,
         linestyle="none", marker="|", markersize=10, markeredgewidth=1.6, color="black", label="before repeating",
     )  # fmt: skip
-    axes.set_yticks(places, [_settings(source) for source in shown])
+    axes.set_yticks(places, [_settings(source) for source in shown], parse_math=False)
     axes.invert_yaxis()
     _plain(axes, horizontal=True, whole=False)
     largest = f": the largest {len(shown)} of {of}" if len(shown) < of else ""
@@ -98,7 +105,7 @@ def _fill(axes: "Axes", report: MixtureReport) -> None:
     axes.set_xticks(range(len(bars)), list(bars))
     axes.set_xlim(-0.7, len(bars) - 0.3)
     _plain(axes, horizontal=False)
-    axes.set_title(f"Filled of {fill.packs:,} packs an epoch")
+    axes.set_title(f"Fill of {fill.packs:,} packs")
 
 
 def _sizes(axes: "Axes", histogram: Histogram, label: str) -> None:
@@ -138,7 +145,8 @@ def _plain(axes: "Axes", *, horizontal: bool, whole: bool = True) -> None:
 
 
 def _settings(source: SourcePart) -> str:
-    return f"{source.name}  (n_max {source.n_max}, r {source.repeat:g})"
+    name = source.name if len(source.name) <= LONGEST else f"{source.name[: LONGEST - 1]}…"
+    return f"{name}  (n_max {source.n_max}, r {source.repeat:g})"
 
 
 def _largest(sources: list[SourcePart]) -> list[SourcePart]:

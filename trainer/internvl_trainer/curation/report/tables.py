@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
+from rich import box
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from internvl_trainer.curation.estimate import Fill
+from internvl_trainer.curation.names import add_names
 from internvl_trainer.curation.report.document import Amount, Histogram, MixtureReport, Part
 
 ROWS = 12
@@ -19,6 +21,7 @@ BAR_WIDTH = 40
 def tables(report: MixtureReport) -> Iterator[RenderableType]:
     """Everything that the report says, in the order of reading."""
     yield _kinds(report)
+    yield _raw_kinds(report)
     yield _sources(report)
     yield _settings(report)
     if any(source.bad for source in report.sources):
@@ -30,7 +33,7 @@ def tables(report: MixtureReport) -> Iterator[RenderableType]:
 
 def _kinds(report: MixtureReport) -> Table:
     table = _shares_table(f"{report.data} for {report.model}: by type", "TYPE")
-    table.add_column("REPORT'S TOKENS", justify="right")
+    table.add_column("REPORT'S\nTOKENS", justify="right", no_wrap=True)
     for name, part in report.kinds.items():
         table.add_row(name, *_cells(part), _percent(report.published_token_shares[name]))
     table.add_section()
@@ -38,21 +41,32 @@ def _kinds(report: MixtureReport) -> Table:
     return table
 
 
+def _raw_kinds(report: MixtureReport) -> Table:
+    """Beside `_kinds` it would not fit into a terminal of 80 columns."""
+    table = Table(title="By type, as it lies there, before repeating", title_justify="left")
+    table.add_column("TYPE", no_wrap=True)
+    for column in ("RAW SAMPLES", "RAW TOKENS", "RAW TILES"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, part in report.kinds.items():
+        table.add_row(name, *_shares(part.raw_share))
+    return table
+
+
 def _sources(report: MixtureReport) -> Table:
     table = _shares_table("By data set", "DATA SET")
     for source in report.sources:
-        table.add_row(source.name, *_cells(source))
+        table.add_row(Text(source.name), *_cells(source))
     return table
 
 
 def _settings(report: MixtureReport) -> Table:
     table = Table(title="Data sets", title_justify="left")
-    table.add_column("DATA SET", no_wrap=True)
-    for column in ("N_MAX", "R", "JPEG", "SAMPLES", "BAD", "TOKENS EACH", "TILES EACH"):
+    add_names(table)
+    for column in ("N_MAX", "R", "JPEG", "SAMPLES", "BAD", "TOKENS\nEACH", "TILES\nEACH", "RAW\nTOKENS"):
         table.add_column(column, justify="right", no_wrap=True)
     for source in report.sources:
         table.add_row(
-            source.name,
+            Text(source.name),
             str(source.n_max),
             f"{source.repeat:g}",
             "yes" if source.augment else "no",
@@ -60,18 +74,19 @@ def _settings(report: MixtureReport) -> Table:
             f"{sum(source.bad.values()):,}",
             f"{source.mean_tokens:,.0f}",
             f"{source.mean_tiles:.1f}",
+            _percent(source.raw_share.tokens),
         )
     return table
 
 
 def _bad(report: MixtureReport) -> Table:
     table = Table(title="Samples left out", title_justify="left")
-    for column in ("DATA SET", "REASON"):
-        table.add_column(column, no_wrap=True)
+    add_names(table)
+    table.add_column("REASON", no_wrap=True)
     table.add_column("SAMPLES", justify="right")
     for source in report.sources:
         for reason, samples in source.bad.items():
-            table.add_row(source.name, reason, f"{samples:,}")
+            table.add_row(Text(source.name), reason, f"{samples:,}")
     return table
 
 
@@ -111,20 +126,17 @@ def _fill(fill: Fill, report: MixtureReport) -> Table:
 
 
 def _shares_table(title: str, first: str) -> Table:
-    """What an epoch draws, in numbers and shares, and the shares of what lies there, before any repeating."""
-    table = Table(title=title, title_justify="left")
-    table.add_column(first, no_wrap=True)
-    for column in ("SAMPLES", "", "TOKENS", "", "TILES", "", "RAW SAMPLES", "RAW TOKENS", "RAW TILES"):
-        table.add_column(column, justify="right")
+    """What an epoch draws, in numbers and shares."""
+    table = Table(title=Text(title, style="italic"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    add_names(table, first)
+    for column in ("SAMPLES", "", "TOKENS", "", "TILES", ""):
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def _cells(part: Part) -> list[str]:
     numbers = [part.epoch.samples, part.epoch.tokens, part.epoch.tiles]
-    return [
-        *(cell for pair in zip(map(_number, numbers), _shares(part.epoch_share), strict=True) for cell in pair),
-        *_shares(part.raw_share),
-    ]
+    return [cell for pair in zip(map(_number, numbers), _shares(part.epoch_share), strict=True) for cell in pair]
 
 
 def _shares(amount: Amount) -> list[str]:
