@@ -127,7 +127,13 @@ def _fill(fill: Fill, report: MixtureReport) -> Table:
 
 def _shares_table(title: str, first: str) -> Table:
     """What an epoch draws, in numbers and shares."""
-    table = Table(title=Text(title, style="italic"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=Text(title, style="italic"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     add_names(table, first)
     for column in ("SAMPLES", "", "TOKENS", "", "TILES", ""):
         table.add_column(column, justify="right", no_wrap=True)
