@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without deadlines, one thread per process on small machines, no test unmarked."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and the commands that tests interrupt would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("unit", "integration", "e2e")
 
