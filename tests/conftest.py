@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
-# A shell starts what runs in the background with Ctrl-C ignored, and the commands that tests interrupt would inherit it.
+# A shell starts what runs in the background with Ctrl-C ignored, and commands that tests interrupt would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
