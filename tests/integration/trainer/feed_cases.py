@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ class Misbehaving:
         """A blank pack named after the process that made it, or the misdeed."""
         if key.number == self._number:
             _do(self._misdeed)
-        return blank(key.number, os.getpid(), 8, ((), ()))
+        return replace(blank(key.number, 8, ((), ())), tokens_S=np.array([os.getpid()]))
 
 
 def _do(misdeed: str) -> None:

@@ -77,7 +77,7 @@ class Pack:
             return self
         side = None if self.tiles_NHWC is None else self.tiles_NHWC.shape[1]
         if not stays.any():
-            return blank(self.index, FILLER, side, (masked, self.skipped))
+            return blank(self.index, side, (masked, self.skipped))
         lengths = np.diff(self.cu_seqlens)
         stays_S = np.repeat(stays, lengths)
         stays_N = np.repeat(stays, self.segment_tiles)
@@ -130,18 +130,17 @@ def assemble(
     )
 
 
-def blank(index: int, token: int, side: int | None, left_out: LeftOut) -> Pack:
+def blank(index: int, side: int | None, left_out: LeftOut) -> Pack:
     """A pack that has lost all its samples.
 
     Args:
-        token: any id but `<IMG_CONTEXT>`; FILLER in training.
         side: of a tile, in pixels; None for a pack without pixels.
         left_out: all its samples.
     """
     return Pack(
         index=index,
         sample_ids=(),
-        tokens_S=np.array([token], dtype=np.int64),
+        tokens_S=np.array([FILLER], dtype=np.int64),
         labels_S=np.array([IGNORED], dtype=np.int64),
         weights_S=np.zeros(1, dtype=np.float32),
         cu_seqlens=np.array([0, 1], dtype=np.int32),

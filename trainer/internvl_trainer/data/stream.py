@@ -19,7 +19,7 @@ from internvl_trainer.data.errors import BadSampleError, SampleChangedError
 from internvl_trainer.data.index import SourceIndex, open_indexes
 from internvl_trainer.data.loss_weights import LossReweighting
 from internvl_trainer.data.media import MediaReader
-from internvl_trainer.data.pack import FILLER, LeftOut, Pack, assemble, blank
+from internvl_trainer.data.pack import LeftOut, Pack, assemble, blank
 from internvl_trainer.data.packing import PackCost
 from internvl_trainer.data.samples import Sample, SampleReader
 from internvl_trainer.data.seeding import Purpose
@@ -85,7 +85,7 @@ class PackLoader:
         good = [sample for sample in outcomes if isinstance(sample, Sample)]
         left_out: LeftOut = (tuple(bad), tuple(bad.values()))
         if not good:
-            return blank(key.number, FILLER, self._side if with_tiles else None, left_out)
+            return blank(key.number, self._side if with_tiles else None, left_out)
         if tiles_NHWC is not None and any(counts[place] for place in bad):
             tiles_NHWC = tiles_NHWC[np.repeat([place not in bad for place in places], counts)]
         return assemble(key.number, good, self._mode, tiles_NHWC, left_out)

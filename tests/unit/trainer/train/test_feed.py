@@ -40,7 +40,7 @@ class CountingSource:
         self.loaded.append((key.number, with_tiles))
         if key.number == self.breaks_at:
             raise ValueError(f"pack {key.number} is damaged")
-        return blank(key.number, 1, 8, ((), ()))
+        return blank(key.number, 8, ((), ()))
 
 
 def fed(source: CountingSource, *, first: int = 0, rank: int = 0, ranks: int = 1, with_tiles: bool = True):  # type: ignore[no-untyped-def]

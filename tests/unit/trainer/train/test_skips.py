@@ -49,7 +49,7 @@ def test_one_more_left_out_sample_never_makes_a_refusal_disappear(skipped: int, 
 def pack(index: int, *faults: str) -> Pack:
     """A pack that lost these samples."""
     skipped = tuple(ImageUnreadableError(name, "image x.png cannot be decoded") for name in faults)
-    return blank(index, 1, 8, (tuple(range(len(faults))), skipped))
+    return blank(index, 8, (tuple(range(len(faults))), skipped))
 
 
 def test_the_log_names_the_first_few_in_words_and_counts_all_by_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -59,7 +59,7 @@ def test_the_log_names_the_first_few_in_words_and_counts_all_by_reason(caplog: p
         log.note([pack(0), pack(1)])
         assert not caplog.messages
         log.note(
-            [pack(4, *(f"set:{n} (set.jsonl line {n + 1})" for n in range(4))), pack(5), blank(6, 1, 8, ((0,), (odd,)))]
+            [pack(4, *(f"set:{n} (set.jsonl line {n + 1})" for n in range(4))), pack(5), blank(6, 8, ((0,), (odd,)))]
         )
         log.note([pack(9, "set:8", "set:9")])
     assert caplog.messages == [
