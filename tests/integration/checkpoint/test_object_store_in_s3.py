@@ -23,10 +23,12 @@ from internvl_trainer.storage import (
     ObjectStore,
     StoreDeniedError,
     StoreUnavailableError,
+    Traits,
     open_store,
 )
 from internvl_trainer.storage import s3 as s3_module
-from internvl_trainer.storage.digest import crc32_of, encode_crc32
+from internvl_trainer.storage.digest import BLOCK, CHECKSUMS, Algorithm, blocks_of
+from internvl_trainer.storage.s3_client import S3Options
 
 pytestmark = pytest.mark.integration
 MEBIBYTE = 1024 * 1024
@@ -81,11 +83,8 @@ def test_of_many_racing_writers_exactly_one_wins(store: ObjectStore, prefix: str
     assert store.read(f"{prefix}/raced") == b"%d" % won.index(True)
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * MEBIBYTE, 12 * MEBIBYTE + 7], ids=["empty", "one", "one-part", "parts"])
-def test_what_goes_up_comes_down(
-    store: ObjectStore, prefix: str, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(s3_module, "PART", 5 * MEBIBYTE)
+@pytest.mark.parametrize("size", [0, 1, BLOCK, 2 * BLOCK + 7], ids=["empty", "one", "one-part", "parts"])
+def test_what_goes_up_comes_down(store: ObjectStore, prefix: str, tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(size))
     sent = store.upload(source, f"{prefix}/shard")
@@ -93,23 +92,24 @@ def test_what_goes_up_comes_down(
     assert sent.key == "shard"
     assert sent.size == size
     assert sent.sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert sent.crc32 == encode_crc32(zlib.crc32(source.read_bytes()))
+    assert sent.crc32 == CHECKSUMS["CRC32"].encode(zlib.crc32(source.read_bytes()))
+    assert sent.blocks == (blocks_of(source.read_bytes()) if size > BLOCK else ())
     (listed,) = store.list(f"{prefix}/")
     assert (listed.uri, listed.size, listed.etag) == (f"{prefix}/shard", size, sent.etag)
     assert store.download(f"{prefix}/shard", tmp_path / "target") == sent
     assert (tmp_path / "target").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize("algorithm", ["CRC64NVME", "CRC32"])
 def test_the_server_keeps_the_checksum_of_the_whole_object(
-    store: ObjectStore, prefix: str, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, prefix: str, tmp_path: Path, s3_server: S3Server, algorithm: Algorithm
 ) -> None:
-    monkeypatch.setattr(s3_module, "PART", 5 * MEBIBYTE)
     source = tmp_path / "source"
-    source.write_bytes(os.urandom(11 * MEBIBYTE))
-    sent = store.upload(source, f"{prefix}/shard")
-    client = s3_module.S3(s3_module.S3Options(endpoint_url=s3_server.endpoint)).client
+    source.write_bytes(os.urandom(BLOCK + MEBIBYTE))
+    sent = store.with_traits(Traits(checksum=algorithm)).upload(source, f"{prefix}/shard")
+    client = s3_module.S3(S3Options(endpoint_url=s3_server.endpoint)).client
     head = client.head_object(Bucket="checkpoints", Key=f"{tmp_path.name}/shard", ChecksumMode="ENABLED")
-    assert (head["ChecksumCRC32"], head["ChecksumType"]) == (sent.crc32, "FULL_OBJECT")
+    assert (head[f"Checksum{algorithm}"], head["ChecksumType"]) == (getattr(sent, algorithm.lower()), "FULL_OBJECT")
     with pytest.raises(ClientError, match="BadDigest"):
         client.put_object(Bucket="checkpoints", Key="damaged", Body=b"abc", ChecksumCRC32="AAAAAA==")
 
@@ -117,13 +117,13 @@ def test_the_server_keeps_the_checksum_of_the_whole_object(
 def test_a_failed_multipart_upload_leaves_no_parts(
     store: ObjectStore, prefix: str, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_module, "PART", 5 * MEBIBYTE)
     source = tmp_path / "source"
-    source.write_bytes(bytes(11 * MEBIBYTE))
-    backend = s3_module.S3(s3_module.S3Options(endpoint_url=s3_server.endpoint))
+    source.write_bytes(bytes(BLOCK + MEBIBYTE))
+    backend = s3_module.S3(S3Options(endpoint_url=s3_server.endpoint))
     # The server refuses part 2: its checksum does not fit its bytes.
-    crcs = iter([crc32_of(bytes(5 * MEBIBYTE)), "AAAAAA=="])
-    monkeypatch.setattr(s3_module, "crc32_of", lambda payload: next(crcs, "AAAAAA=="))
+    honest = CHECKSUMS["CRC32"]
+    lying = honest._replace(advance=lambda body, value: honest.advance(body, value) if len(body) == BLOCK else 0)
+    monkeypatch.setitem(CHECKSUMS, "CRC32", lying)
     with pytest.raises(StoreUnavailableError, match="BadDigest"):
         backend.upload(source, f"checkpoints/{tmp_path.name}/shard")
     assert "Uploads" not in backend.client.list_multipart_uploads(Bucket="checkpoints", Prefix=tmp_path.name)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from internvl_trainer.contract import keys
 from internvl_trainer.contract.base import Component, Contract
 from internvl_trainer.contract.manifest import ComponentManifest, Manifest
+from internvl_trainer.contract.seal import BrokenSealError
 
 
 class Expected(NamedTuple):
@@ -253,6 +254,8 @@ def parse[Document: Contract](kind: type[Document], payload: bytes) -> Document 
     """A manifest of the given kind, or why the bytes are none."""
     try:
         return kind.from_bytes(payload)
+    except BrokenSealError as error:
+        return Unparsable(str(error))
     except ValidationError as error:
         # Only places and kinds of fault, never the input: a foreign object at this key may hold anything.
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['type']}" for fault in error.errors()]

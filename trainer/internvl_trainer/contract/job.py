@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from internvl_trainer.contract.base import Component, Contract, RunIdentity
 from internvl_trainer.contract.catalog import ModelGeometry
 from internvl_trainer.contract.manifest import ManifestRef, ParallelLayout
+from internvl_trainer.contract.retention import Retention
 
 CONFIG_FILE = "job.json"
 """Name of the job config inside the ConfigMap and inside CONFIG_FOLDER."""
@@ -21,6 +22,10 @@ PROGRESS_CA_FILE = "progress-ca.crt"
 """Name of the progress endpoint's CA certificate in the same ConfigMap."""
 
 
+Checksums = Literal["auto", "CRC64NVME", "CRC32", "none"]
+"""What requests carry for the store to verify; auto: the best that a probe finds the store to verify."""
+
+
 class StorageConfig(Contract):
     """Where checkpoints go. `uri` is s3://bucket/prefix or file:///folder; endpoint and region default to AWS's own."""
 
@@ -28,6 +33,8 @@ class StorageConfig(Contract):
     endpoint_url: str | None = None
     region: str | None = None
     path_style: bool = Field(default=True, description="most S3-compatible stores need it; AWS takes both")
+    ca_file: str | None = Field(default=None, description="PEM file with the certificates that sign the endpoint's")
+    checksums: Checksums = "auto"
 
 
 class MixtureSource(Contract):
@@ -176,6 +183,10 @@ class CheckpointConfig(Contract):
 
     every_steps: int = Field(ge=1)
     publish: tuple[Component, ...] = ()
+    retention: Retention = Retention()
+    patience_seconds: float = Field(
+        default=900, ge=0, description="how long an upload is tried again while the store does not answer"
+    )
 
 
 class ProgressConfig(Contract):

@@ -8,6 +8,7 @@ from pydantic import Field
 from internvl_trainer.contract.base import Component, Contract, RunIdentity
 from internvl_trainer.contract.catalog import ModelGeometry, VisionGeometry
 from internvl_trainer.contract.data_position import DataPosition
+from internvl_trainer.contract.seal import Sealed
 
 Sha256 = str
 """64 lower-case hexadecimal digits."""
@@ -23,15 +24,26 @@ class ManifestRef(Contract):
 class StoredObject(Contract):
     """One object of a checkpoint.
 
-    `key` is relative to the manifest's folder. `sha256` is of the whole object, computed by the writer before the
-    upload. `etag` is what the store answered to the upload, without quotes; empty for stores that have none.
+    `key` is relative to the manifest's folder. `sha256` is of the whole object, computed by the writer in the pass
+    that uploads it. `etag` is what the store answered to the upload, without quotes; empty for stores that have none.
+    One of the two CRCs is there: the one that the store has verified, or the better one where it verifies none.
     """
 
     key: str
     size: int = Field(ge=0, description="bytes")
     sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-    crc32: str = Field(default="", description="base64 of the full-object CRC32, as S3's x-amz-checksum-crc32 gives it")
+    crc64nvme: str = Field(
+        default="", description="base64 of the full-object CRC, as x-amz-checksum-crc64nvme gives it"
+    )
+    crc32: str = Field(default="", description="base64 of the full-object CRC, as x-amz-checksum-crc32 gives it")
     etag: str = ""
+    block_bytes: int = Field(default=0, ge=0, description="size of a block; 0: the whole object is the only one")
+    blocks: tuple[Sha256, ...] = Field(
+        default=(), description="SHA-256 of each block, by which a range can be verified without the rest"
+    )
+    components: tuple[str, ...] = Field(
+        default=(), description="which components have tensors in it; empty: an index or the like, which all need"
+    )
 
 
 class ParallelLayout(Contract):
@@ -73,6 +85,25 @@ class DrawnWeights(Contract):
     seed: int
 
 
+class RandomState(Contract):
+    """All randomness of training: pure functions of these seeds and of counters (step, pack, position), at any layout.
+
+    There is no generator whose state could be saved, and none that a resumed stage could continue wrongly.
+    """
+
+    scheme: Literal["counter/v1"] = "counter/v1"
+    seed: int = Field(description="of initial weights and drop path")
+    data_seed: int = Field(description="of the order of samples, of frames and of image augmentation")
+
+
+class SaveTimes(Contract):
+    """What a save has cost, in seconds."""
+
+    waited: float = Field(description="training stood still until the checkpoint before this one was committed")
+    copied: float = Field(description="training stood still while weights and optimizer were copied off the device")
+    uploaded: float = Field(description="the upload went on for, beside training")
+
+
 class LossSummary(Contract):
     """What people ask first of a finished stage. Losses are the weighted means that the optimizer saw."""
 
@@ -81,11 +112,11 @@ class LossSummary(Contract):
     steps: int
 
 
-class Manifest(Contract):
+class Manifest(Sealed):
     """A complete checkpoint. It is written by one rank, last, with `If-None-Match: *`; without it nothing exists.
 
     `components` maps vision, projector, language, optimizer and state to the names of the sharded tensors they own
-    in the torch_dist checkpoint; `data` is all that the data path needs to resume.
+    in the torch_dist checkpoint. `data`, `random`, `learning_rate` and `loss_scale` are the rest of a resume.
     """
 
     format: Literal["internvl-checkpoint/v1"] = "internvl-checkpoint/v1"
@@ -98,6 +129,9 @@ class Manifest(Contract):
     )
     tokens: int = Field(ge=0, description="tokens trained on in this stage, padding excluded")
     data: DataPosition
+    random: RandomState | None = Field(default=None, description="absent where no training has made the checkpoint")
+    learning_rate: float | None = Field(default=None, description="of the last step")
+    loss_scale: float = Field(default=1.0, description="bf16 and fp32 training scale no loss")
     created_at: datetime
     config_sha256: Sha256
     model: ModelGeometry
@@ -106,13 +140,19 @@ class Manifest(Contract):
     components: dict[str, tuple[str, ...]]
     objects: tuple[StoredObject, ...]
     loss: LossSummary | None = Field(default=None, description="absent where no training has made the checkpoint")
+    resumed_from: ManifestRef | None = Field(
+        default=None, description="the stage's checkpoint that this attempt went on from"
+    )
     parents: dict[Component, ManifestRef] = Field(
         default_factory=dict, description="which manifest each component of the stage's start came from"
     )
     vision_lineage: tuple[LineageEntry, ...] = Field(
         default=(), description="which checkpoints trained the vision encoder before this stage, oldest first"
     )
-
+    times: SaveTimes | None = None
+    copied_from: ManifestRef | None = Field(
+        default=None, description="the checkpoint that this is a copy of, whole or of some components"
+    )
     imported: dict[Component, Annotated[ImportedWeights | DrawnWeights, Field(discriminator="kind")]] = Field(
         default_factory=dict, description="of a checkpoint that an import has made: where each component came from"
     )
@@ -128,7 +168,7 @@ class Manifest(Contract):
         return sum(stored.size for stored in self.objects)
 
 
-class ComponentManifest(Contract):
+class ComponentManifest(Sealed):
     """One component of a committed checkpoint, offered to other runs. It points at tensors, it does not copy them."""
 
     format: Literal["internvl-component/v1"] = "internvl-component/v1"

@@ -9,7 +9,8 @@ from internvl_trainer.storage.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from internvl_trainer.storage.store import ObjectInfo, ObjectStore, open_store
+from internvl_trainer.storage.store import ObjectInfo, ObjectStore, UnfinishedUpload, open_store
+from internvl_trainer.storage.traits import Traits
 
 __all__ = [
     "AlreadyExistsError",
@@ -21,5 +22,7 @@ __all__ = [
     "StoreDeniedError",
     "StoreError",
     "StoreUnavailableError",
+    "Traits",
+    "UnfinishedUpload",
     "open_store",
 ]

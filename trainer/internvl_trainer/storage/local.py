@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from internvl_trainer.contract.manifest import StoredObject
-from internvl_trainer.storage.digest import StreamDigest
+from internvl_trainer.storage.digest import BlockDigest, StreamDigest
 from internvl_trainer.storage.errors import (
     AlreadyExistsError,
     InvalidLocationError,
@@ -17,6 +18,8 @@ from internvl_trainer.storage.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from internvl_trainer.storage.s3_upload import stored_object
+from internvl_trainer.storage.traits import Traits
 from internvl_trainer.storage.unfinished import PREFIX, unfinished
 
 CHUNK = 4 * 1024 * 1024
@@ -48,6 +51,15 @@ class LocalFolder:
         with _translated("write", location):
             return _copy(path, _path(location))
 
+    def put(self, location: str, payload: bytes) -> None:
+        """See `ObjectStore.put`."""
+        target = _path(location)
+        with _translated("write", location), unfinished(target) as (temporary, sink):
+            sink.write(payload)
+            _flush(sink)
+            temporary.replace(target)
+            _flush_folder(target.parent)
+
     def put_if_absent(self, location: str, payload: bytes) -> None:
         """See `ObjectStore.put_if_absent`. A hard link publishes the finished file, and fails if the name is taken."""
         target = _path(location)
@@ -60,27 +72,60 @@ class LocalFolder:
                 raise AlreadyExistsError(f"{location} exists already") from None
             _flush_folder(target.parent)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+    def list(self, prefix: str) -> Iterator[tuple[str, int, str, datetime | None]]:
         """See `ObjectStore.list`; there are no ETags."""
-        folder_text = prefix[: prefix.rfind("/") + 1]
-        folder = Path(folder_text or ".")
-        found: list[tuple[str, int]] = []
-        with _translated("list", prefix):
-            for parent, _, names in folder.walk():
-                for name in names:
-                    # Spelled as the caller spells the prefix, so that a listed location begins with what was asked for.
-                    location = folder_text + (parent / name).relative_to(folder).as_posix()
-                    if location.startswith(prefix) and not name.startswith(PREFIX):
-                        # A file deleted since the folder was read is not there, as in any store's listing.
-                        with suppress(FileNotFoundError):
-                            found.append((location, (parent / name).stat().st_size))
-        for location, size in sorted(found):
-            yield location, size, ""
+        yield from sorted(self._files(prefix, lambda name: not name.startswith(PREFIX)))
+
+    def stat(self, location: str) -> tuple[int, str, datetime | None]:
+        """See `ObjectStore.stat`; there are no ETags."""
+        with _translated("read", location):
+            return _state(_path(location))
 
     def delete(self, location: str) -> None:
         """See `ObjectStore.delete`."""
         with _translated("delete", location):
             _path(location).unlink(missing_ok=True)
+
+    def delete_all(self, locations: Iterable[str]) -> None:
+        """See `ObjectStore.delete_all`; folders that are empty then go, too."""
+        for location in locations:
+            self.delete(location)
+            # The first folder that is not empty ends it.
+            with suppress(OSError):
+                for folder in _path(location).parents:
+                    folder.rmdir()
+
+    def unfinished_uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime | None]]:
+        """See `ObjectStore.unfinished_uploads`: files whose writer has not come to their name."""
+        for location, _, _, modified in self._files(prefix, lambda name: name.startswith(PREFIX)):
+            yield location, location, modified
+
+    def abort_upload(self, location: str, upload: str) -> None:
+        """See `ObjectStore.abort_upload`."""
+        self.delete(upload)
+
+    def probe(self, prefix: str) -> Traits:
+        """See `ObjectStore.probe`: a file system can link exclusively, and nobody compares what was written."""
+        return Traits(conditional_writes=True, checksum=None)
+
+    def with_traits(self, traits: Traits) -> "LocalFolder":
+        """The same."""
+        return self
+
+    def _files(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int, str, datetime | None]]:
+        folder_text = prefix[: prefix.rfind("/") + 1]
+        folder = Path(folder_text or ".")
+        found: list[tuple[str, int, str, datetime | None]] = []
+        with _translated("list", prefix):
+            for parent, _, names in folder.walk():
+                for name in filter(wanted, names):
+                    # Spelled as the caller spells the prefix, so that a listed location begins with what was asked for.
+                    location = folder_text + (parent / name).relative_to(folder).as_posix()
+                    if location.startswith(prefix):
+                        # A file deleted since the folder was read is not there, as in any store's listing.
+                        with suppress(FileNotFoundError):
+                            found.append((location, *_state(parent / name)))
+        yield from found
 
 
 def _path(location: str) -> Path:
@@ -90,15 +135,22 @@ def _path(location: str) -> Path:
 
 
 def _copy(source: Path, target: Path) -> StoredObject:
-    digest = StreamDigest()
+    digest, blocks = StreamDigest("CRC64NVME"), BlockDigest()
     with source.open("rb") as stream, unfinished(target) as (temporary, sink):
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
+            blocks.update(chunk)
             sink.write(chunk)
         _flush(sink)
         temporary.replace(target)
         _flush_folder(target.parent)
-    return StoredObject(key=target.name, size=digest.size, sha256=digest.sha256, crc32=digest.crc32)
+    return stored_object(target.name, digest, blocks.sha256)
+
+
+def _state(path: Path) -> tuple[int, str, datetime | None]:
+    """Size, no ETag, and when it was modified."""
+    found = path.stat()
+    return found.st_size, "", datetime.fromtimestamp(found.st_mtime, UTC)
 
 
 def _flush(sink: BinaryIO) -> None:

@@ -1,107 +1,66 @@
-"""S3 and its relatives, through boto3.
+"""Objects of S3 and its relatives.
 
-An upload reads its file once. Up to one part it is a single PutObject; beyond that a multipart upload, whose parts are
-hashed in file order while earlier ones are still on their way. Each request carries its own CRC32, which a store that
-knows S3's checksums verifies before it keeps the bytes; other stores ignore the header. The SDK's own default
-checksums are left to AWS: their trailing form fails on several S3-compatible stores.
+The SDK's own default checksums are left to AWS: their trailing form fails on several S3-compatible stores.
 """
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from itertools import batched
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from botocore.exceptions import BotoCoreError, ClientError
 
 from internvl_trainer.contract.manifest import StoredObject
-from internvl_trainer.storage.digest import StreamDigest, crc32_of
-from internvl_trainer.storage.errors import (
-    AlreadyExistsError,
-    InvalidLocationError,
-    ObjectChangedError,
-    ObjectNotFoundError,
-    StoreDeniedError,
-    StoreError,
-    StoreUnavailableError,
+from internvl_trainer.storage.digest import CHECKSUMS, Algorithm, BlockDigest, StreamDigest
+from internvl_trainer.storage.errors import AlreadyExistsError, ObjectChangedError, ObjectNotFoundError, StoreError
+from internvl_trainer.storage.s3_client import (
+    ATTEMPTS,
+    RACE,
+    TAKEN,
+    BodyDamagedError,
+    ConditionalRaceError,
+    S3Options,
+    StreamBrokenError,
+    code_of,
+    damage_told,
+    make_client,
+    patiently,
+    split,
+    translated,
 )
+from internvl_trainer.storage.s3_upload import Upload, stored_object
+from internvl_trainer.storage.traits import Traits
 from internvl_trainer.storage.unfinished import unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PART = 32 * 1024 * 1024
-"""Bytes of one part of an upload. S3 takes at most 10,000 parts, so larger files get larger parts."""
-
-LONGEST_KEY = 1024
-"""Bytes of the longest name of an object; stores answer a longer one in ways of their own."""
-
-MAX_PARTS = 10_000
-PARTS_IN_FLIGHT = 4
 CHUNK = 4 * 1024 * 1024
-STREAM_ATTEMPTS = 5
-"""How often a download goes on, from where it broke, without having received a byte in between."""
+DELETED_AT_ONCE = 1000
+"""Keys that one request may delete."""
 
-_NOT_FOUND = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
-_DENIED = frozenset(
-    {"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
-)
-_TAKEN = frozenset({"412", "PreconditionFailed"})
 _PAST_THE_END = frozenset({"416", "InvalidRange"})
-_RACE = frozenset({"409", "ConditionalRequestConflict"})
-
-
-@dataclass(frozen=True)
-class S3Options:
-    """How to reach the store; credentials come from boto3's standard chain alone."""
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    path_style: bool = True
-
-    def __post_init__(self) -> None:
-        if self.endpoint_url is None:
-            return
-        parts = urlsplit(self.endpoint_url)
-        if parts.username or parts.password:
-            raise InvalidLocationError(
-                "the S3 endpoint URL carries credentials; give them by the environment or a mounted credentials file"
-            )
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise InvalidLocationError(f"S3 endpoint {self.endpoint_url!r} is no http:// or https:// URL")
-
-
-class _ConditionalRaceError(Exception):
-    """Two conditional writes met; S3 asks both writers to try again."""
-
-
-class _StreamBrokenError(Exception):
-    """The body of an answer ended early."""
+_PROBE = b"written to find out what this store can do; may be deleted\n"
 
 
 class S3:
     """Objects of an S3 bucket. Locations are `bucket/key`."""
 
-    def __init__(self, options: S3Options) -> None:
+    def __init__(self, options: S3Options, traits: Traits = Traits()) -> None:  # noqa: B008  (immutable)
         self._options = options
+        self._traits = traits
         self._made: tuple[int, S3Client] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_options": self._options, "_made": None}
+        return {"_options": self._options, "_traits": self._traits, "_made": None}
+
+    def with_traits(self, traits: Traits) -> "S3":
+        """The same store, used as it can be used."""
+        return S3(self._options, traits)
 
     @property
     def client(self) -> "S3Client":
@@ -110,7 +69,7 @@ class S3:
         Two threads that come first together make one each, of which one is kept; both work.
         """
         if self._made is None or self._made[0] != os.getpid():
-            self._made = (os.getpid(), _client(self._options))
+            self._made = (os.getpid(), make_client(self._options))
         return self._made[1]
 
     def read(self, location: str) -> bytes:
@@ -126,92 +85,168 @@ class S3:
 
     def download(self, location: str, path: Path) -> StoredObject:
         """See `ObjectStore.download`. A broken stream goes on at the byte where it broke, of the same ETag."""
-        bucket, key = _split(location)
-        digest, etag = StreamDigest(), ""
+        bucket, key = split(location)
+        digest, blocks, etag = StreamDigest(self._traits.checksum or "CRC64NVME"), BlockDigest(), ""
         with unfinished(path) as (temporary, sink):
-            with _translated("read", location):
+            with translated("read", location):
                 for chunk, etag in self._resumed(bucket, key):  # noqa: B007  (the last ETag is the object's)
                     digest.update(chunk)
+                    blocks.update(chunk)
                     sink.write(chunk)
             sink.flush()
             temporary.replace(path)
-        name = key.rsplit("/", 1)[-1]
-        return StoredObject(key=name, size=digest.size, sha256=digest.sha256, crc32=digest.crc32, etag=etag)
+        return stored_object(key.rsplit("/", 1)[-1], digest, blocks.sha256, etag)
 
     def upload(self, path: Path, location: str) -> StoredObject:
         """See `ObjectStore.upload`."""
-        bucket, key = _split(location)
-        part = max(PART, -(-path.stat().st_size // MAX_PARTS))
-        digest = StreamDigest()
-        with _translated("write", location), path.open("rb") as source:
-            first = source.read(part)
-            digest.update(first)
-            if len(first) < part:
-                answer = self.client.put_object(Bucket=bucket, Key=key, Body=first, ChecksumCRC32=digest.crc32)
-                etag = answer["ETag"]
-            else:
-                parts = iter(lambda: source.read(part), b"")
-                etag = self._upload_parts(bucket, key, first, parts, digest)
-        return StoredObject(
-            key=key.rsplit("/", 1)[-1],
-            size=digest.size,
-            sha256=digest.sha256,
-            crc32=digest.crc32,
-            etag=etag.strip('"'),
-        )
+        bucket, key = split(location)
+        with translated("write", location):
+            return Upload(self.client, bucket, key, self._traits.checksum).send(path)
+
+    def put(self, location: str, payload: bytes) -> None:
+        """See `ObjectStore.put`."""
+        self._put(location, payload, {})
 
     def put_if_absent(self, location: str, payload: bytes) -> None:
         """See `ObjectStore.put_if_absent`. Stands on If-None-Match, which AWS has since 2024 and SeaweedFS honours."""
-        bucket, key = _split(location)
+        if self._traits.conditional_writes:
+            self._put(location, payload, {"IfNoneMatch": "*"})
+            return
+        # Two writers may both find nothing. Fenced keys leave only an attempt that runs twice to meet itself here.
+        with suppress(ObjectNotFoundError):
+            self.read(location)
+            raise AlreadyExistsError(f"s3://{location} exists already")
+        self._put(location, payload, {})
+        if self.read(location) != payload:
+            raise AlreadyExistsError(f"s3://{location} was written by somebody else at the same moment")
 
-        def put() -> None:
-            try:
-                self.client.put_object(
-                    Bucket=bucket, Key=key, Body=payload, IfNoneMatch="*", ChecksumCRC32=crc32_of(payload)
-                )
-            except ClientError as error:
-                if _code(error) in _TAKEN:
-                    raise AlreadyExistsError(f"s3://{location} exists already") from None
-                if _code(error) in _RACE:
-                    raise _ConditionalRaceError from None
-                raise
-
-        with _translated("write", location):
-            _patiently(put, _ConditionalRaceError)
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+    def list(self, prefix: str) -> Iterator[tuple[str, int, str, datetime | None]]:
         """See `ObjectStore.list`."""
-        bucket, key_prefix = _split(prefix, key_required=False)
-        with _translated("list", prefix):
+        bucket, key_prefix = split(prefix, key_required=False)
+        with translated("list", prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key_prefix)
             for page in pages:
                 for row in page.get("Contents", ()):
-                    yield f"{bucket}/{row['Key']}", row["Size"], row.get("ETag", "").strip('"')
+                    yield f"{bucket}/{row['Key']}", row["Size"], row.get("ETag", "").strip('"'), row.get("LastModified")
+
+    def stat(self, location: str) -> tuple[int, str, datetime | None]:
+        """See `ObjectStore.stat`."""
+        bucket, key = split(location)
+        with translated("read", location):
+            answer = self.client.head_object(Bucket=bucket, Key=key)
+            return answer["ContentLength"], answer.get("ETag", "").strip('"'), answer.get("LastModified")
 
     def delete(self, location: str) -> None:
         """See `ObjectStore.delete`."""
-        bucket, key = _split(location)
-        with _translated("delete", location):
+        bucket, key = split(location)
+        with translated("delete", location):
             self.client.delete_object(Bucket=bucket, Key=key)
 
+    def delete_all(self, locations: Iterable[str]) -> None:
+        """See `ObjectStore.delete_all`."""
+        buckets: dict[str, list[str]] = {}
+        for location in locations:
+            bucket, key = split(location)
+            buckets.setdefault(bucket, []).append(key)
+        for bucket, keys in buckets.items():
+            for some in batched(keys, DELETED_AT_ONCE):
+                self._delete_some(bucket, some)
+
+    def unfinished_uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime | None]]:
+        """See `ObjectStore.unfinished_uploads`."""
+        bucket, key_prefix = split(prefix, key_required=False)
+        with translated("list uploads of", prefix):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key_prefix)
+            for page in pages:
+                for row in page.get("Uploads", ()):
+                    yield f"{bucket}/{row['Key']}", row["UploadId"], row.get("Initiated")
+
+    def abort_upload(self, location: str, upload: str) -> None:
+        """See `ObjectStore.abort_upload`."""
+        bucket, key = split(location)
+        # One that has ended meanwhile is none that is unfinished.
+        with suppress(ObjectNotFoundError), translated("abort the upload of", location):
+            try:
+                self.client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+            except ClientError as error:
+                if code_of(error) != "NoSuchUpload":
+                    raise
+
+    def probe(self, prefix: str) -> Traits:
+        """See `ObjectStore.probe`: three or four writes of one small object."""
+        location = f"{prefix.rstrip('/')}/.probe"
+        bucket, key = split(location)
+        self._put(location, _PROBE, {})
+        conditional = self._answers(bucket, key, {"IfNoneMatch": "*"}) in {409, 412}
+        checksum = next((name for name in CHECKSUMS if self._verifies(bucket, key, name)), None)
+        # Who may write but not delete keeps the object, which says what it is.
+        with suppress(StoreError):
+            self.delete(location)
+        return Traits(conditional, checksum)
+
+    def _verifies(self, bucket: str, key: str, name: Algorithm) -> bool:
+        """Whether the store refuses a wrong checksum of this kind, and takes a right one."""
+        header, checksum = f"Checksum{name}", CHECKSUMS[name]
+        wrong = self._answers(bucket, key, {header: checksum.of(b"something else")})
+        return wrong == 400 and self._answers(bucket, key, {header: checksum.of(_PROBE)}) == 200
+
+    def _answers(self, bucket: str, key: str, extra: dict[str, str]) -> int:
+        """The status of the answer to a write that carries something: taken, refused or not known; others raise."""
+        with translated("write", f"{bucket}/{key}"):
+            try:
+                self.client.put_object(Bucket=bucket, Key=key, Body=_PROBE, **extra)  # type: ignore[arg-type]
+            except ClientError as error:
+                status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+                if status in {400, 409, 412, 501}:
+                    return status
+                raise
+        return 200
+
+    def _put(self, location: str, payload: bytes, condition: dict[str, str]) -> None:
+        bucket, key = split(location)
+        checksum = self._traits.checksum
+        extra = condition | ({f"Checksum{checksum}": CHECKSUMS[checksum].of(payload)} if checksum else {})
+
+        def put() -> None:
+            try:
+                with damage_told():
+                    self.client.put_object(Bucket=bucket, Key=key, Body=payload, **extra)  # type: ignore[arg-type]
+            except ClientError as error:
+                if code_of(error) in TAKEN:
+                    raise AlreadyExistsError(f"s3://{location} exists already") from None
+                if code_of(error) in RACE:
+                    raise ConditionalRaceError from None
+                raise
+
+        with translated("write", location):
+            patiently(put, ConditionalRaceError, BodyDamagedError)
+
+    def _delete_some(self, bucket: str, keys: Iterable[str]) -> None:
+        with translated("delete objects of", bucket):
+            wanted: Any = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            answer = self.client.delete_objects(Bucket=bucket, Delete=wanted)
+        # Its answer is 200 even where it deleted nothing; asked one by one, each gives its own error.
+        for fault in answer.get("Errors", ()):
+            self.delete(f"{bucket}/{fault.get('Key', '')}")
+
     def _read(self, location: str, condition: dict[str, str]) -> bytes:
-        bucket, key = _split(location)
+        bucket, key = split(location)
 
         def fetch() -> bytes:
             body = self.client.get_object(Bucket=bucket, Key=key, **condition)["Body"]  # type: ignore[arg-type]
             try:
                 return body.read()
             except (BotoCoreError, OSError) as error:
-                raise _StreamBrokenError(type(error).__name__) from None
+                raise StreamBrokenError(type(error).__name__) from None
 
-        with _translated("read", location):
+        with translated("read", location):
             try:
-                return _patiently(fetch, _StreamBrokenError)
+                return patiently(fetch, StreamBrokenError)
             except ClientError as error:
                 # A range that begins at or after the object's end holds no byte, as in a file.
-                if _code(error) in _PAST_THE_END:
+                if code_of(error) in _PAST_THE_END:
                     return b""
-                if _code(error) in _TAKEN:
+                if code_of(error) in TAKEN:
                     raise ObjectChangedError(
                         f"s3://{location} was replaced while it was in use; start again to use what is there now"
                     ) from None
@@ -234,129 +269,6 @@ class S3:
             if offset >= total:
                 return
             idle += 1
-            if idle >= STREAM_ATTEMPTS:
-                raise _StreamBrokenError(f"{offset} of {total} bytes arrived")
+            if idle >= ATTEMPTS:
+                raise StreamBrokenError(f"{offset} of {total} bytes arrived")
             time.sleep(0.1 * 2**idle)
-
-    def _upload_parts(self, bucket: str, key: str, first: bytes, rest: Iterator[bytes], digest: StreamDigest) -> str:
-        created = self.client.create_multipart_upload(
-            Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT"
-        )
-        upload = created["UploadId"]
-
-        def send(number: int, body: bytes) -> dict[str, Any]:
-            checksum = crc32_of(body)
-            answer = self.client.upload_part(
-                Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body, ChecksumCRC32=checksum
-            )
-            return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
-
-        try:
-            with ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part") as pool:
-                pending: deque[Future[dict[str, Any]]] = deque([pool.submit(send, 1, first)])
-                done: list[dict[str, Any]] = []
-                for number, body in enumerate(rest, start=2):
-                    digest.update(body)
-                    # Bounds the memory: so many parts are held, however large the file is.
-                    if len(pending) >= PARTS_IN_FLIGHT:
-                        done.append(pending.popleft().result())
-                    pending.append(pool.submit(send, number, body))
-                done += [future.result() for future in pending]
-            answer = self.client.complete_multipart_upload(
-                Bucket=bucket,
-                Key=key,
-                UploadId=upload,
-                MultipartUpload={"Parts": done},  # type: ignore[typeddict-item]
-                ChecksumType="FULL_OBJECT",
-                ChecksumCRC32=digest.crc32,
-            )
-        except BaseException:
-            # Parts of an upload that is neither completed nor aborted are stored, and billed, for ever.
-            with suppress(ClientError, BotoCoreError):
-                self.client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
-            raise
-        return answer["ETag"]
-
-
-def _client(options: S3Options) -> "S3Client":
-    # Newer SDKs add checksums of their own, in a form that several S3-compatible stores refuse.
-    checksums: Literal["when_supported", "when_required"]
-    checksums = "when_supported" if options.endpoint_url is None else "when_required"
-    config = Config(
-        connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 6},
-        max_pool_connections=32,
-        tcp_keepalive=True,
-        s3={"addressing_style": "path" if options.path_style else "auto"},
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
-    )
-    # A session of its own: making clients from one shared session is not thread-safe.
-    return boto3.session.Session().client(
-        "s3", endpoint_url=options.endpoint_url, region_name=options.region, config=config
-    )
-
-
-def _patiently[T](action: Callable[[], T], on: type[Exception]) -> T:
-    retrying = Retrying(
-        retry=retry_if_exception_type(on),
-        stop=stop_after_attempt(STREAM_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.1, max=5),
-        reraise=True,
-    )
-    return retrying(action)
-
-
-def _split(location: str, *, key_required: bool = True) -> tuple[str, str]:
-    bucket, _, key = location.partition("/")
-    if not bucket or (key_required and not key):
-        raise InvalidLocationError(f"s3://{location} names no object; give s3://bucket/key")
-    if (size := len(key.encode())) > LONGEST_KEY:
-        raise InvalidLocationError(f"s3://{location[:100]}... has a key of {size} bytes; the limit is {LONGEST_KEY}")
-    return bucket, key
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "Unknown"))
-
-
-@contextmanager
-def _translated(operation: str, location: str) -> Iterator[None]:
-    """Turn the SDK's errors into ours, and leave their texts behind: see errors.py."""
-    what = f"cannot {operation} s3://{location}"
-    try:
-        yield
-    except StoreError:
-        raise
-    except ClientError as error:
-        raise _from_answer(what, error) from None
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise StoreDeniedError(
-            f"{what}: {type(error).__name__}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or mount credentials"
-        ) from None
-    except ParamValidationError:
-        raise InvalidLocationError(f"{what}: this is no name that S3 knows") from None
-    except _ConditionalRaceError:
-        raise StoreUnavailableError(f"{what}: conditional writes kept colliding, {STREAM_ATTEMPTS} times") from None
-    except _StreamBrokenError as error:
-        raise StoreUnavailableError(f"{what}: the answer kept breaking off ({error})") from None
-    except BotoCoreError as error:
-        raise StoreUnavailableError(f"{what}: {type(error).__name__}{_at(error)}, in spite of retries") from None
-
-
-def _at(error: BotoCoreError) -> str:
-    """The endpoint's host, where the error knows it: of the URL that it quotes nothing else is fit for a message."""
-    host = urlsplit(str(error.kwargs.get("endpoint_url") or "")).netloc.rpartition("@")[2]
-    return f" at {host}" if host else ""
-
-
-def _from_answer(what: str, error: ClientError) -> StoreError:
-    code = _code(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    text = f"{what}: the store answered {code} (HTTP {status})"
-    if code in _NOT_FOUND:
-        return ObjectNotFoundError(text)
-    if code in _DENIED or status in {401, 403}:
-        return StoreDeniedError(f"{text}; check the credentials and the bucket's policy")
-    return StoreUnavailableError(text)
