@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from internvl_trainer.contract.manifest import Manifest
 from tests.integration.checkpoint import stories
 from tests.integration.checkpoint.stories import LOG, Setting, run_story
 from tests.integration.trainer.grid import on_ranks
@@ -22,19 +23,21 @@ def _path(uri: str) -> Path:
 
 def test_flipped_bits_make_resume_fall_back(setting: Setting) -> None:
     (saved,) = run_story(stories.saves, setting, [1, 2])
-    victim = _path(saved["refs"][1].uri).with_name("optimizer__0_1.distcp")
+    victim = _path(saved["refs"][1].uri).with_name("optimizer__0_0.distcp")
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
     (seen,) = run_story(stories.resumes, setting, 2)
     assert (seen["step"], seen["holds"]) == (1, True)
-    assert "DigestMismatch: object optimizer__0_1.distcp" in seen[LOG]
+    assert "DigestMismatch: object optimizer__0_0.distcp" in seen[LOG]
 
 
 def test_a_checkpoint_of_another_run_is_never_resumed(setting: Setting) -> None:
     (saved,) = run_story(stories.saves, setting, [1])
-    manifest = _path(saved["refs"][0].uri)
-    manifest.write_bytes(manifest.read_bytes().replace(b'"uid-1"', b'"uid-2"'))
+    path = _path(saved["refs"][0].uri)
+    manifest = Manifest.from_bytes(path.read_bytes())
+    theirs = manifest.run.model_copy(update={"uid": "uid-2"})
+    path.write_bytes(manifest.model_copy(update={"run": theirs}).to_bytes())
     (seen,) = run_story(stories.resumes, setting, 2)
     assert seen["step"] == 0
     assert "WrongRun: the manifest belongs to run uid-2, expected uid-1" in seen[LOG]
@@ -67,10 +70,12 @@ def test_each_node_downloads_only_what_it_needs(setting: Setting) -> None:
     first, second = run_story(stories.each_node_fetches_its_own, setting, nodes=2)
     assert first["holds"]
     assert second["holds"]
-    assert first["downloads"] == [
-        *(".metadata", "__0_0.distcp", "metadata.json", "metrics.jsonl", "optimizer__0_1.distcp")
-    ]
-    # Rank 0's file holds the state that is no tensor, which everybody reads.
-    assert second["downloads"] == [
-        *(".metadata", "__0_0.distcp", "__1_0.distcp", "metadata.json", "optimizer__1_1.distcp")
-    ]
+    for_all = (".metadata", "metadata.json", "state__0_0.distcp")
+    assert first["downloads"] == sorted(
+        [
+            *for_all,
+            "metrics.jsonl",
+            *(f"{component}__0_0.distcp" for component in ("language", "optimizer", "projector", "vision")),
+        ]
+    )
+    assert second["downloads"] == sorted([*for_all, "language__1_0.distcp", "optimizer__1_0.distcp"])

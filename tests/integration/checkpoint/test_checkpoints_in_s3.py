@@ -67,7 +67,7 @@ def test_the_manifest_passes_the_gate_that_the_operator_uses(
 
 def test_the_manifest_names_every_component_and_shards_of_both_nodes(final: Manifest) -> None:
     assert set(final.components) == {"vision", "projector", "language", "optimizer", "state"}
-    assert {f"__{rank}_0.distcp" for rank in range(4)} <= {stored.key for stored in final.objects}
+    assert {f"language__{rank}_0.distcp" for rank in range(4)} <= {stored.key for stored in final.objects}
     assert (final.step, final.tokens, final.data.packs, final.is_final) == (2, 200, 8, True)
 
 
@@ -118,7 +118,9 @@ def test_the_vit_goes_from_run_to_run(
     kept = {name for name, holds in seen["untouched"].items() if holds}
     assert taken == {"vision_model.patch.weight", "vision_model.norm.weight"}
     assert kept == set(seen["after"]) - taken, "everything but the ViT stays as it was initialised"
-    assert seen["downloads"] == [".metadata", "__0_0.distcp", "__1_0.distcp", "metadata.json"]
+    assert seen["downloads"] == [
+        *(".metadata", "metadata.json", "state__0_0.distcp", "vision__0_0.distcp", "vision__1_0.distcp")
+    ]
 
     second = Manifest.from_bytes(store.read(seen["second"].uri))
     assert second.parents == {Component.VISION: published}
@@ -147,13 +149,13 @@ def test_a_failed_upload_on_one_node_is_an_error_on_all(setting: Setting, store:
 def test_a_rewritten_object_makes_resume_fall_back(setting: Setting, store: ObjectStore, tmp_path: Path) -> None:
     mine = dataclasses.replace(setting, storage="s3://checkpoints/rewritten")
     (saved,) = run_story(stories.saves, mine, [1, 2])
-    victim = saved["refs"][1].uri.replace(keys.MANIFEST_NAME, "__0_0.distcp")
+    victim = saved["refs"][1].uri.replace(keys.MANIFEST_NAME, "language__0_0.distcp")
     damaged = tmp_path / "damaged"
     damaged.write_bytes(bytes(len(store.read(victim))))
     store.upload(damaged, victim)
     (seen,) = run_story(stories.resumes, mine, 2)
     assert (seen["step"], seen["holds"]) == (1, True)
-    assert "ETagMismatch: object __0_0.distcp" in seen[LOG]
+    assert "ETagMismatch: object language__0_0.distcp" in seen[LOG]
 
 
 def test_a_death_before_the_manifest_leaves_no_checkpoint(setting: Setting, store: ObjectStore) -> None:
@@ -161,7 +163,7 @@ def test_a_death_before_the_manifest_leaves_no_checkpoint(setting: Setting, stor
     with pytest.raises(AssertionError, match="died without a word"):
         run_story(stories.dies_before_the_manifest, mine)
     names = [info.uri.split("/stage1/")[1] for info in store.list("s3://checkpoints/death/")]
-    assert "step-00000002/a1/__0_0.distcp" in names
+    assert "step-00000002/a1/language__0_0.distcp" in names
     assert "step-00000002/a1/MANIFEST.json" not in names
     (seen,) = run_story(stories.resumes, mine, 2)
     assert (seen["step"], seen["holds"]) == (1, True)

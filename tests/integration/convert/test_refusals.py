@@ -175,13 +175,13 @@ def test_an_export_never_touches_a_folder_with_something_in_it(source: Path, tmp
 
 def test_an_export_of_a_damaged_checkpoint_leaves_no_folder(source: Path, tmp_path: Path) -> None:
     run_import(source, tmp_path / "checkpoint")
-    shard = tmp_path / "checkpoint" / "__0_1.distcp"
+    shard = tmp_path / "checkpoint" / "vision__0_1.distcp"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(bytes(content))
     code, text = refused(export, tmp_path / "checkpoint", tmp_path / "out", "--layout", "native")
     assert code == ExitCode.INVALID_CHECKPOINT
-    assert "DigestMismatch: object __0_1.distcp" in text
+    assert "DigestMismatch: object vision__0_1.distcp" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "source"]
 
 

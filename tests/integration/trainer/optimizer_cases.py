@@ -74,7 +74,7 @@ def resume(place: Place, jobs: list[JobConfig], scratch: Path, *, after: int) ->
 def files_needed(place: Place, job: JobConfig, folder: Path) -> set[str]:
     """The files of a checkpoint in which this rank finds its optimizer's state."""
     engine = MegatronEngine(job, place, image_token=IMAGE)
-    return sharded.files_of(folder, {"optimizer": engine.sharded_optimizer_state()})
+    return set(sharded.ranges_of(folder, {"optimizer": engine.sharded_optimizer_state()}))
 
 
 def _go_on(engine: MegatronEngine, place: Place, job: JobConfig, at_checkpoint: Held, steps: range) -> Story:

@@ -2,120 +2,148 @@
 
 A checkpoint exists from the moment its MANIFEST.json does. That is written last, by rank 0 alone, with a conditional
 put, after every shard has been uploaded and is named in it with its digest: a job that dies before leaves objects that
-nobody looks at. Keys carry the attempt, so a late upload of a dead attempt never touches the living one's.
+nobody looks at. Keys carry the attempt, so a late upload of a dead attempt never touches the living one's, and a late
+checkpoint of one does not count (contract/attempts.py).
 """
 
-import hashlib
 import logging
-import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from internvl_trainer.checkpoint import sharded, state, transfer, verify
-from internvl_trainer.checkpoint.components import OPTIMIZER, by_component, check_same_shape
+from internvl_trainer.checkpoint import history, state, transfer, verify
+from internvl_trainer.checkpoint.components import OPTIMIZER, check_same_shape
+from internvl_trainer.checkpoint.draft import random_state
 from internvl_trainer.checkpoint.errors import (
     CheckpointConflictError,
     DataPositionError,
     InvalidCheckpointError,
     NotFinalError,
     NothingToSaveError,
+    SeedError,
 )
+from internvl_trainer.checkpoint.history import History
 from internvl_trainer.checkpoint.load import Transport, load_components
 from internvl_trainer.checkpoint.origin import Origin, lineage_with
 from internvl_trainer.checkpoint.peers import Peers
+from internvl_trainer.checkpoint.saving import Saved, Saver
 from internvl_trainer.checkpoint.sharded import Checkpointable
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.base import Component
+from internvl_trainer.contract.exit_codes import DO_NOT_RETRY
 from internvl_trainer.contract.gate import Candidate, Problem
-from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
-from internvl_trainer.contract.manifest import ComponentManifest, LossSummary, Manifest, ManifestRef, StoredObject
-from internvl_trainer.storage import AlreadyExistsError, ObjectNotFoundError, ObjectStore
+from internvl_trainer.contract.job import JobConfig
+from internvl_trainer.contract.manifest import ComponentManifest, ManifestRef
+from internvl_trainer.storage import AlreadyExistsError, ObjectNotFoundError, ObjectStore, Traits
 
 logger = logging.getLogger(__name__)
 
+ABANDON_SECONDS = 60.0
+"""How long a save that is under way may still take when training has failed, perhaps because a peer is gone."""
+
 
 class Checkpointer:
-    """The checkpoints of one attempt of one stage.
+    """The checkpoints of one attempt of one stage; a context manager, at whose end no save is under way any more.
 
     Making one and every method are collective: call them on all ranks, with the same arguments. A failure on any rank
     raises the same error on all: `CheckpointError`s for what is wrong with a checkpoint, `StoreError`s for the store.
 
     Args:
         job: this attempt's config.
-        store: opened for `job.storage`.
+        store: opened for `job.storage`. What it can do is found out here, with a few small writes.
         scratch: a folder on this node, with room for this node's shards (model and optimizer). Its content under
             `checkpoint-*` is removed.
     """
 
     def __init__(self, job: JobConfig, store: ObjectStore, scratch: Path) -> None:
         self._job = job
-        self._store = store
-        self._scratch = scratch
         self._peers = Peers.from_environment()
-        self._transport = Transport(store, scratch, self._peers)
+        self._store = store.with_traits(self._peers.first(lambda: _traits(job, store)))
+        self._scratch = scratch
+        self._transport = Transport(self._store, scratch, self._peers)
+        self._saver = Saver(job, self._store, scratch, self._peers)
         self._origin = None if job.init else Origin({}, ())
 
-    def save(self, engine: Checkpointable, train_state: TrainState) -> ManifestRef:
-        """Commit a checkpoint; training stands still meanwhile, and the log says for how long.
+    def __enter__(self) -> Self:
+        return self
 
-        Where this attempt has committed the same step already, its manifest is returned and nothing is uploaded.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._saver.close()
+        else:
+            # What ends training for good is raised alike on all ranks, which then can still commit what is under way.
+            agreed = getattr(error, "exit_code", None) in DO_NOT_RETRY
+            self._saver.abandon(None if agreed else ABANDON_SECONDS)
+
+    def begin_save(self, engine: Checkpointable, train_state: TrainState) -> None:
+        """Take a checkpoint: training stands still for a copy in scratch, the rest goes on beside it.
+
+        Where this attempt has committed the same step already, that checkpoint stays and nothing is uploaded. A save
+        that is still under way is waited for first.
 
         Raises:
             NothingToSaveError: no step has been trained yet.
-            CheckpointConflictError: another checkpoint, or a damaged one, is committed under this attempt's key.
-            StoreError: an upload failed in spite of retries. No checkpoint exists then.
+            ScratchError: scratch has no room.
+            CheckpointError, StoreError: as `finish_saves`, of the save before.
         """
         if not train_state.metrics:
             raise NothingToSaveError(f"stage {self._job.stage} has trained no step yet; save after the first one")
         if self._origin is None:
-            raise RuntimeError("save() came before initialise() or resume(): the stage's origin is unknown")
-        begun = time.monotonic()
-        uri = keys.manifest_uri(*self._stage_key, train_state.step, self._job.attempt)
-        committed = self._peers.first(lambda: self._committed(uri, train_state))
-        if committed:
-            return committed
-        with self._peers.node_folder(self._scratch, "save") as folder:
-            sharded.write(engine, folder)
-            written = time.monotonic()
-            uploads = self._peers.each_node(lambda: self._upload(folder, uri, train_state))
-            uploaded = time.monotonic()
-            objects = [stored for upload in uploads for stored in upload]
-            draft = partial(self._manifest, folder, train_state, objects, self._origin)
-            ref = self._peers.first(lambda: self._commit(uri, draft().to_bytes()))
-        if self._peers.is_first:
-            logger.info(
-                "committed checkpoint %s: %d objects, %.1f MB; training stood still for %.2f s "
-                "(%.2f s writing shards, %.2f s uploading)",
-                *(uri, len(objects), sum(stored.size for stored in objects) / 1e6),
-                *(time.monotonic() - begun, written - begun, uploaded - written),
-            )
-        return ref
+            raise RuntimeError("a save came before initialise() or resume(): the stage's origin is unknown")
+        self._saver.begin(engine, train_state, self._origin)
+
+    def news(self) -> list[Saved]:
+        """What has been committed since this was last asked. Not collective; errors as `finish_saves`."""
+        return self._saver.news()
+
+    def finish_saves(self) -> list[Saved]:
+        """The same, once no save is under way any more.
+
+        Raises:
+            CheckpointConflictError: another checkpoint, or a damaged one, is committed under this attempt's key.
+            ReplacedAttemptError: a later attempt of the stage has begun.
+            StoreError: an upload failed in spite of retries. No checkpoint exists then.
+        """
+        return self._saver.finish()
+
+    def save(self, engine: Checkpointable, train_state: TrainState) -> ManifestRef:
+        """Take a checkpoint and wait until it is committed; errors as for the two methods that it consists of."""
+        self.begin_save(engine, train_state)
+        return self.finish_saves()[-1].ref
 
     def resume(self, engine: Checkpointable) -> TrainState | None:
         """Load the stage's newest checkpoint that verifies, of this attempt or an earlier one, at any layout.
 
-        A checkpoint whose objects are missing or damaged is passed over, with the reason in the log.
+        A checkpoint whose objects are missing or damaged is passed over, with the reason in the log. Where the attempt
+        begins is written down, so what earlier attempts commit from now on does not count.
 
         Returns:
             where training stood, or None where the stage has no sound checkpoint: `initialise` then.
 
         Raises:
             GeometryMismatchError, MissingTensorsError: a sound checkpoint does not fit the job's model.
-            DataPositionError: a sound checkpoint was trained with another global batch.
+            DataPositionError, SeedError: a sound checkpoint was trained with another global batch or other seeds.
             StoreError: the store did not answer, so nobody knows what it holds.
         """
-        for candidate in self._peers.first(self._candidates):
-            found = self._peers.first(partial(self._inspect, candidate))
+        found = self._peers.first(lambda: history.look_back(self._job, self._store))
+        for candidate in found.candidates:
+            source = self._peers.first(partial(self._inspect, candidate))
             try:
-                if isinstance(found, Source):
-                    return self._resume_from(engine, found)
-                raise InvalidCheckpointError.of(candidate.uri, found)
+                if isinstance(source, Source):
+                    train_state = self._resume_from(engine, source)
+                    self._begin_attempt(found, source)
+                    return train_state
+                raise InvalidCheckpointError.of(candidate.uri, source)
             except InvalidCheckpointError as error:
                 if self._peers.is_first:
                     logger.warning("passing over a checkpoint: %s", error)
+        self._begin_attempt(found, None)
         return None
 
     def initialise(self, engine: Checkpointable) -> None:
@@ -148,84 +176,9 @@ class Checkpointer:
         """
         return self._peers.first(lambda: [self._publish(ref, each) for each in self._job.checkpoint.publish])
 
-    @property
-    def _stage_key(self) -> tuple[str, str, str]:
-        return self._job.storage.uri, self._job.run.uid, self._job.stage
-
-    def _committed(self, uri: str, train_state: TrainState) -> ManifestRef | None:
-        try:
-            source = verify.open_checkpoint(self._store, uri, verify.expected_by_key(uri, self._job.run.uid))
-        except ObjectNotFoundError:
-            return None
-        if not isinstance(source, Source):
-            raise CheckpointConflictError(
-                f"{InvalidCheckpointError.of(uri, source)}. It is committed and is never written again: attempt "
-                f"{self._job.attempt} cannot go on, start it with a new number"
-            )
-        found = source.manifest
-        ours = (self._config_sha256, train_state.tokens, train_state.data)
-        theirs = (found.config_sha256, found.tokens, found.data)
-        if theirs != ours:
-            raise CheckpointConflictError(
-                f"{uri} is committed already with (config, tokens, data position) {theirs}, this process has {ours}; "
-                f"attempt {self._job.attempt} runs twice or ran with another config: start it with a new number"
-            )
-        logger.info("checkpoint %s is committed already", uri)
-        return source.ref
-
-    @property
-    def _config_sha256(self) -> str:
-        return hashlib.sha256(self._job.to_bytes()).hexdigest()
-
-    def _upload(self, folder: Path, uri: str, train_state: TrainState) -> list[StoredObject]:
-        if self._peers.is_first:
-            (folder / keys.METRICS_NAME).write_bytes(state.to_lines(train_state.metrics))
-            (folder / CONFIG_FILE).write_bytes(self._job.to_bytes())
-        return transfer.upload_folder(self._store, folder, _folder_of(uri))
-
-    def _commit(self, uri: str, payload: bytes) -> ManifestRef:
-        try:
-            self._store.put_if_absent(uri, payload)
-        except AlreadyExistsError as error:
-            # The answer to our own put may have been lost, and the put retried.
-            if self._store.read(uri) != payload:
-                raise CheckpointConflictError(
-                    f"{uri} was committed by another process meanwhile; attempt {self._job.attempt} runs twice"
-                ) from error
-        return _ref(uri, payload)
-
-    def _manifest(self, folder: Path, train_state: TrainState, objects: list[StoredObject], origin: Origin) -> Manifest:
-        job, settings = self._job, self._job.optimization
-        is_done = settings.is_done(step=train_state.step, tokens=train_state.tokens)
-        return Manifest(
-            run=job.run,
-            stage=job.stage,
-            attempt=job.attempt,
-            step=train_state.step,
-            # A stage that its tokens ended has no step left, however many its config allows.
-            total_steps=train_state.step if is_done else settings.steps,
-            tokens=train_state.tokens,
-            data=train_state.data,
-            created_at=datetime.now(UTC),
-            config_sha256=self._config_sha256,
-            model=job.model,
-            layout=job.layout,
-            trainable=job.trainable,
-            components=by_component(sharded.tensor_names(folder)),
-            objects=tuple(sorted(objects, key=lambda stored: stored.key)),
-            loss=LossSummary(
-                first=train_state.metrics[0].loss,
-                last=train_state.metrics[-1].loss,
-                steps=len(train_state.metrics),
-            ),
-            parents=origin.parents,
-            vision_lineage=origin.vision_lineage,
-        )
-
-    def _candidates(self) -> list[Candidate]:
-        listing = self._store.list(keys.stage_prefix(*self._stage_key))
-        uris = (info.uri for info in listing)
-        return gate.candidates(uris, stage=self._job.stage, max_attempt=self._job.attempt)
+    def _begin_attempt(self, found: History, source: Source | None) -> None:
+        resumed = (source.ref, source.manifest.step) if source else None
+        self._peers.first(lambda: history.begin_attempt(self._job, self._store, found, resumed))
 
     def _inspect(self, candidate: Candidate) -> Source | tuple[Problem, ...]:
         expected = verify.expected_by_key(candidate.uri, self._job.run.uid)
@@ -240,6 +193,7 @@ class Checkpointer:
         for component in Component:
             check_same_shape(component, source=manifest.model, target=self._job.model, uri=source.ref.uri)
         self._check_data_position(source)
+        self._check_seeds(source)
         metrics = self._peers.first(lambda: self._metrics(source))
         model = engine.sharded_model_state()
         optimizer = {OPTIMIZER: engine.sharded_optimizer_state()}
@@ -248,7 +202,7 @@ class Checkpointer:
             # loaded, which would undo what had been loaded into them before.
             engine.load_model_state(self._transport.load(folder, model))
             engine.load_optimizer_state(self._transport.load(folder, optimizer)[OPTIMIZER])
-        self._origin = Origin(manifest.parents, manifest.vision_lineage)
+        self._origin = Origin(manifest.parents, manifest.vision_lineage, source.ref)
         if self._peers.is_first:
             logger.info("resumed from %s at step %d of %d", source.ref.uri, manifest.step, manifest.total_steps)
         return TrainState(manifest.step, manifest.tokens, manifest.data, metrics)
@@ -263,6 +217,15 @@ class Checkpointer:
                 "run whose spec.weights names this manifest"
             )
 
+    def _check_seeds(self, source: Source) -> None:
+        theirs, ours = source.manifest.random, random_state(self._job)
+        if theirs is not None and theirs != ours:
+            raise SeedError(
+                f"{source.ref.uri} was trained with seed {theirs.seed} and data seed {theirs.data_seed}, this job has "
+                f"{ours.seed} and {ours.data_seed}: the rest of the stage would not follow from its beginning; give "
+                "the stage the seeds that it began with, or start a new run whose spec.weights names this manifest"
+            )
+
     def _metrics(self, source: Source) -> tuple[StepMetrics, ...]:
         payload = transfer.read_object(self._store, source.ref.uri, source.manifest, keys.METRICS_NAME)
         return state.from_lines(payload)
@@ -275,7 +238,8 @@ class Checkpointer:
         manifest = source.manifest
         if not manifest.is_final:
             raise NotFinalError(f"{ref.uri} is of step {manifest.step} of {manifest.total_steps}; publish the last one")
-        uri = keys.component_uri(*self._stage_key, self._job.attempt, component)
+        storage, run = self._job.storage.uri, self._job.run
+        uri = keys.component_uri(storage, run.uid, self._job.stage, self._job.attempt, component)
         offer = ComponentManifest(
             component=component,
             source=ref,
@@ -298,9 +262,11 @@ class Checkpointer:
         return uri
 
 
-def _ref(uri: str, payload: bytes) -> ManifestRef:
-    return ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest())
-
-
-def _folder_of(uri: str) -> str:
-    return uri.rpartition("/")[0] + "/"
+def _traits(job: JobConfig, store: ObjectStore) -> Traits:
+    """What the store can do, said aloud; what the config says of checksums counts more than the probe."""
+    traits = store.probe(keys.run_prefix(job.storage.uri, job.run.uid))
+    if job.storage.checksums != "auto":
+        traits = traits._replace(checksum=None if job.storage.checksums == "none" else job.storage.checksums)
+    level = logging.INFO if traits.conditional_writes else logging.WARNING
+    logger.log(level, "object store of %s: %s", job.storage.uri, traits)
+    return traits

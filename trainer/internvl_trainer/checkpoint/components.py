@@ -32,6 +32,12 @@ def component_of(name: str) -> str:
     raise UnknownTensorError(f"tensor {name!r} belongs to no component; names begin with {', '.join(_PREFIXES)}")
 
 
+def components_in(file: str) -> tuple[str, ...]:
+    """Which component a shard file has tensors of, by its name; none for what every loader needs."""
+    owner = file.partition("__")[0]
+    return (owner,) if owner in {*Component, OPTIMIZER} else ()
+
+
 def by_component(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Sorted names under each component that has any, the form of `Manifest.components`."""
     grouped: dict[str, list[str]] = defaultdict(list)

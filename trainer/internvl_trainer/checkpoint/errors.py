@@ -56,8 +56,20 @@ class CheckpointConflictError(CheckpointError):
     exit_code = ExitCode.CHECKPOINT_CONFLICT
 
 
+class ReplacedAttemptError(CheckpointError):
+    """A later attempt of the stage has begun: what this one trains does not count any more."""
+
+    exit_code = ExitCode.CHECKPOINT_CONFLICT
+
+
 class DataPositionError(CheckpointError):
     """A checkpoint's count of consumed packs is not where the job's global batch would go on."""
+
+    exit_code = ExitCode.INVALID_CONFIG
+
+
+class SeedError(CheckpointError):
+    """A checkpoint was trained with other seeds than the job has: the rest of the stage would be another stage's."""
 
     exit_code = ExitCode.INVALID_CONFIG
 
@@ -70,6 +82,12 @@ class NothingToSaveError(CheckpointError):
 
 class NotFinalError(CheckpointError):
     """Components were to be published from a checkpoint that is not the stage's last."""
+
+
+class DestinationError(CheckpointError):
+    """A checkpoint was to be copied to a place that says that it is another one."""
+
+    exit_code = ExitCode.INVALID_CONFIG
 
 
 class ShardError(CheckpointError):

@@ -1,17 +1,21 @@
 """Loading model tensors from a verified checkpoint, at any layout: for the start of a stage and for evaluation."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
 
-from internvl_trainer.checkpoint import sharded, transfer, verify
+from internvl_trainer.checkpoint import sharded, verify
 from internvl_trainer.checkpoint.components import check_same_shape
 from internvl_trainer.checkpoint.peers import Peers
+from internvl_trainer.checkpoint.ranges import Range
 from internvl_trainer.checkpoint.sharded import LoadableModel, ShardedStateDict
+from internvl_trainer.checkpoint.transfer import Transfers, Wanted, named
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.catalog import ModelGeometry
@@ -70,14 +74,16 @@ class Transport:
     def fetched(self, source: Source, state: ShardedStateDict) -> Iterator[Path]:
         """A folder from which `load` can load `state`, or parts of it. Collective; errors as for `load_model`.
 
-        Each node downloads, once, the files that hold what its processes ask for, and no others: at the layout that
-        wrote a checkpoint these are about the files that the node itself wrote.
+        Each node downloads, once, the blocks that hold what its processes ask for, and no others.
         """
-        with self.peers.node_folder(self.scratch, "load") as folder:
-            self.peers.each_node(lambda: self._download(source, sharded.INDEX_FILES, folder))
-            mine = self.peers.each(lambda: sharded.files_of(folder, state))
-            files = set().union(*self.peers.on_node(mine))
-            self.peers.each_node(lambda: self._download(source, files, folder))
+        with self.peers.node_folder(self.scratch, "load") as folder, Transfers(self.store) as transfers:
+            self.peers.each_node(lambda: self._download(transfers, source, dict.fromkeys(sharded.INDEX_FILES), folder))
+            mine = self.peers.each(lambda: sharded.ranges_of(folder, state))
+            ranges: dict[str, list[Range] | None] = defaultdict(list)
+            for asked in self.peers.on_node(mine):
+                for file, wanted in asked.items():
+                    ranges[file] = [*(ranges[file] or ()), *wanted]
+            self.peers.each_node(lambda: self._download(transfers, source, ranges, folder))
             yield folder
 
     def load(self, folder: Path, state: ShardedStateDict) -> ShardedStateDict:
@@ -85,9 +91,18 @@ class Transport:
         loaded = self.peers.each(lambda: sharded.load(state, folder))
         return {name: loaded[name] for name in state}
 
-    def _download(self, source: Source, names: Collection[str], folder: Path) -> None:
-        wanted = transfer.named(source.manifest, names)
-        transfer.download_objects(self.store, source.ref.uri, wanted, folder)
+    def _download(
+        self, transfers: Transfers, source: Source, ranges: Mapping[str, list[Range] | None], folder: Path
+    ) -> None:
+        """Fetch the blocks that hold some ranges of files; None asks for the whole file."""
+        begun = time.monotonic()
+        wanted = []
+        for stored in named(source.manifest, ranges):
+            asked = ranges[stored.key]
+            wanted.append(Wanted.whole(stored) if asked is None else Wanted.part(stored, asked))
+        transfers.download(source.ref.uri, wanted, folder)
+        size = sum(each.size for each in wanted)
+        logger.info("fetched %.1f MB of %d objects in %.2f s", size / 1e6, len(wanted), time.monotonic() - begun)
 
 
 def load_components(

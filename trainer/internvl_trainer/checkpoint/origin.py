@@ -11,6 +11,8 @@ class Origin(NamedTuple):
 
     parents: dict[Component, ManifestRef]
     vision_lineage: tuple[LineageEntry, ...]
+    resumed_from: ManifestRef | None = None
+    """The stage's checkpoint that this attempt went on from."""
 
 
 def lineage_with(ref: ManifestRef, manifest: Manifest) -> tuple[LineageEntry, ...]:
@@ -21,5 +23,7 @@ def lineage_with(ref: ManifestRef, manifest: Manifest) -> tuple[LineageEntry, ..
     """
     if Component.VISION not in manifest.trainable and Component.VISION not in manifest.imported:
         return manifest.vision_lineage
-    entry = LineageEntry(run=manifest.run, stage=manifest.stage, step=manifest.step, manifest=ref)
+    # A copy is not another training: the link names the checkpoint that was trained.
+    trained = manifest.copied_from or ref
+    entry = LineageEntry(run=manifest.run, stage=manifest.stage, step=manifest.step, manifest=trained)
     return (*manifest.vision_lineage, entry)

@@ -58,6 +58,10 @@ class Peers:
         group = dist.new_group(backend="gloo", timeout=TRANSFER_TIMEOUT) if world > 1 else None
         return cls(rank, world, local_rank, int(os.environ.get("GROUP_RANK", 0)), group)
 
+    def twin(self) -> "Peers":
+        """The same processes with a process group of their own, for another thread. Collective."""
+        return Peers.from_environment()
+
     @property
     def is_first(self) -> bool:
         """Whether this is the one process that writes manifests."""
@@ -83,25 +87,37 @@ class Peers:
         self._gather(lambda: result.append(action()))
         return result[0]
 
+    def all[T](self, value: T) -> list[T]:
+        """The values that all processes gave, in rank order."""
+        return self._gather(lambda: value)
+
     def on_node[T](self, value: T) -> list[T]:
         """The values that the processes of this node gave."""
         return [each for node, each in self._gather(lambda: (self.node, value)) if node == self.node]
 
-    @contextmanager
-    def node_folder(self, scratch: Path, purpose: str) -> Iterator[Path]:
-        """An empty folder of this node, the same for all its processes, removed at the end.
+    def node_path(self, scratch: Path, purpose: str) -> Path:
+        """A folder of this node, the same for all its processes.
 
         The node's number is part of its name, so nodes that do share a disk stay apart all the same.
         """
-        folder = scratch / f"checkpoint-{purpose}-node{self.node}"
-        self.each_node(lambda: _empty(folder))
+        return scratch / f"checkpoint-{purpose}-node{self.node}"
+
+    @contextmanager
+    def node_folder(self, scratch: Path, purpose: str) -> Iterator[Path]:
+        """The same folder, empty, and removed at the end."""
+        folder = self.node_path(scratch, purpose)
+        self.each_node(lambda: empty(folder))
         try:
             yield folder
             # Nobody removes what a process of the same node still reads.
             self.each(lambda: None)
         finally:
-            if self.leads_node:
-                shutil.rmtree(folder, ignore_errors=True)
+            self.remove(folder)
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder of this node. Not collective."""
+        if self.leads_node:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _gather[T](self, action: Callable[[], T] | None) -> list[T]:
         outcome: T | _Failure | type[_Idle] = _Idle
@@ -123,7 +139,7 @@ class Peers:
         return [other for other in outcomes if other is not _Idle]  # type: ignore[misc]
 
 
-def _empty(folder: Path) -> None:
+def empty(folder: Path) -> None:
     """Make `folder`, without what a dead predecessor left in it."""
     if folder.exists():
         shutil.rmtree(folder)

@@ -2,25 +2,26 @@
 
 Whole tensors are written and read without it, and without processes, by torch_dist_writer.py and torch_dist_reader.py.
 
-What lies where, as nodes share no file system: each rank writes its own `__<rank>_<n>.distcp` into its node's folder,
-and `optimizer__<rank>_<n>.distcp` for optimizer tensors, so that a handoff need not fetch these. Rank 0 alone writes
-`.metadata` (which tensor lies in which file at which offset), `metadata.json` and, among its shards, the non-tensor
-state. A loading node needs the files of the tensors that it asks for and these two.
+What lies where, as nodes share no file system: each rank has its own `<component>__<rank>_<n>.distcp` in its node's
+folder. Rank 0 alone writes `.metadata` (which tensor lies in which file at which offset), `metadata.json` and the
+non-tensor state. A loading node needs these, and of the other files the parts with the tensors that it asks for.
+
+megatron's own writer is not used: it writes files from the training process, and makes each of them anew.
 """
 
-import queue
+import io
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.mapping import is_main_replica
+from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess, save_preprocess
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -28,6 +29,9 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from internvl_trainer.checkpoint.components import OPTIMIZER, component_of
 from internvl_trainer.checkpoint.errors import MissingTensorsError, ShardError
+from internvl_trainer.checkpoint.ranges import Range
+from internvl_trainer.checkpoint.staging import Piece
+from internvl_trainer.checkpoint.torch_dist_writer import COMMON_STATE
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.boxes import Box
 
@@ -54,25 +58,55 @@ class Checkpointable(LoadableModel, Protocol):
     def load_optimizer_state(self, state: ShardedStateDict) -> None: ...
 
 
-def write(engine: Checkpointable, folder: Path) -> None:
-    """Write model and optimizer into `folder`, which exists on every node and is empty. Collective.
+class Saveable(NamedTuple):
+    """What this process has to save: pieces with their tensors, and what is no tensor, pickled, by its key."""
+
+    pieces: tuple[Piece, ...]
+    tensors: tuple[torch.Tensor, ...]
+    objects: dict[str, bytes]
+
+
+def saveable(engine: Checkpointable, *, rank: int, validate: bool) -> Saveable:
+    """Model and optimizer as pieces: each element of each tensor belongs to one process. Collective.
+
+    Args:
+        engine: between two steps.
+        rank: this process's.
+        validate: whether to find out if the pieces of all ranks together are the whole tensors, which costs a round
+            of messages. On rank 0 alone a fault raises, which is a bug of the model: the launcher ends its peers.
 
     Raises:
-        ShardError: on all ranks if a shard could not be written; on rank 0 alone if the shards of all ranks together
-            are no partition of the tensors, which is a bug of the model: the launcher then ends the peers.
+        ShardError: they are not.
     """
     state = {**engine.sharded_model_state(), OPTIMIZER: engine.sharded_optimizer_state()}
-    _keep_write_results_in_process()
-    strategy = TorchDistSaveShardedStrategy(thread_count=2, separation_hint=OPTIMIZER)
     try:
-        dist_checkpointing.save(state, str(folder), strategy)
-    except (CheckpointingException, CheckpointException) as error:
-        raise ShardError(f"cannot write shards to {folder}: {error}") from error
+        sharded, common = save_preprocess(state, validate)
+    except CheckpointingException as error:
+        raise ShardError(f"the parts that ranks save do not make whole tensors: {error}") from error
+    leaves = [leaf for leaf in nested_values(sharded) if is_main_replica(leaf.replica_id)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, ShardedTensor)]
+    objects = {leaf.unique_key: _pickled(leaf.data) for leaf in leaves if isinstance(leaf, ShardedObject)}
+    if rank == 0:
+        objects[COMMON_STATE] = _pickled(common)
+    return Saveable(tuple(map(_piece, tensors)), tuple(leaf.data for leaf in tensors), objects)
 
 
-def tensor_names(folder: Path) -> tuple[str, ...]:
-    """Names of all sharded tensors and objects in a folder with `.metadata`."""
-    return tuple(_metadata(folder).state_dict_metadata)
+def _piece(leaf: ShardedTensor) -> Piece:
+    return Piece(
+        key=leaf.key,
+        component=component_of(leaf.key),
+        dtype=leaf.dtype,
+        whole=tuple(leaf.global_shape),
+        offset=tuple(leaf.global_offset),
+        shape=(1,) * leaf.prepend_axis_num + tuple(leaf.local_shape),
+    )
+
+
+def _pickled(value: object) -> bytes:
+    sink = io.BytesIO()
+    # megatron.core keeps a list of all that has one key.
+    torch.save([value], sink)
+    return sink.getvalue()
 
 
 def model_state(model: LoadableModel, components: Iterable[Component]) -> ShardedStateDict:
@@ -81,8 +115,8 @@ def model_state(model: LoadableModel, components: Iterable[Component]) -> Sharde
     return {key: value for key, value in model.sharded_model_state().items() if component_of(key) in wanted}
 
 
-def files_of(folder: Path, state: ShardedStateDict) -> set[str]:
-    """Files that hold anything of what `state` asks for, or the non-tensor state, by the folder's `.metadata`."""
+def ranges_of(folder: Path, state: ShardedStateDict) -> dict[str, list[Range]]:
+    """Which bytes of which files hold what `state` asks for, and the non-tensor state, by the folder's `.metadata`."""
     metadata, boxes, objects = _metadata(folder), defaultdict(list), set()
     for leaf in nested_values(load_preprocess(state)[0]):
         if isinstance(leaf, ShardedTensor):
@@ -96,7 +130,7 @@ def files_of(folder: Path, state: ShardedStateDict) -> set[str]:
         if isinstance(entry, TensorStorageMetadata)
         for chunk in entry.chunks
     }
-    files = set()
+    ranges: dict[str, list[Range]] = defaultdict(list)
     for index, place in metadata.storage_data.items():
         if index.offset is None:
             needed = index.fqn.startswith(_COMMON_STATE) or index.fqn in objects
@@ -104,8 +138,8 @@ def files_of(folder: Path, state: ShardedStateDict) -> set[str]:
             stored = stored_boxes[index.fqn, tuple(index.offset)]
             needed = any(stored.meets(box) for box in boxes[index.fqn])
         if needed:
-            files.add(place.relative_path)
-    return files
+            ranges[place.relative_path].append(Range(place.offset, place.length))
+    return ranges
 
 
 def load(state: ShardedStateDict, folder: Path) -> ShardedStateDict:
@@ -122,16 +156,6 @@ def load(state: ShardedStateDict, folder: Path) -> ShardedStateDict:
         raise MissingTensorsError(f"the checkpoint does not fit the job's model: {error}") from error
     except (RuntimeError, AssertionError) as error:
         raise ShardError(f"cannot read the shards in {folder}: {error}") from error
-
-
-def _keep_write_results_in_process() -> None:
-    """Spare the manager process through which megatron.core passes write results, even in a synchronous save.
-
-    Each rank would spawn one at its first save: seconds of importing, some 300 MB, and the program's main module
-    imported a second time. A synchronous save writes in its own process, where an ordinary queue does the same.
-    """
-    if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.SimpleQueue()
 
 
 def _metadata(folder: Path) -> Metadata:

@@ -1,15 +1,12 @@
 """Writes a torch_dist folder of whole tensors, one at a time: no model, no processes, no megatron.
 
-The folder is what megatron.core.dist_checkpointing writes from one process: `.metadata` (a pickled
-torch.distributed.checkpoint Metadata: which part of which tensor lies in which file at which offset), `metadata.json`
-and shard files, in which each part is a tensor by `torch.save`. Tensors of a stack of layers are one tensor with the
-layers as its first axis, of which each part here is one layer. `sharded.load` reads it at any process grid.
+The folder is one that megatron.core.dist_checkpointing reads: index files (index.py) and shard files of one component
+each, in which each part is a tensor by `torch.save`. Tensors of a stack of layers are one tensor with the layers as its
+first axis, of which each part here is one layer. `sharded.load` reads it at any process grid.
 """
 
-import json
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -25,18 +22,14 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from internvl_trainer.checkpoint.components import STATE, component_of
 from internvl_trainer.checkpoint.errors import IncompleteTensorError
+from internvl_trainer.checkpoint.index import BACKEND_FILE, INDEX, contents
+from internvl_trainer.checkpoint.staging import SHARD_BYTES
 from internvl_trainer.contract.tensors import WholeTensor
-
-SHARD_BYTES = 2 * 1024**3
-"""How large a shard file grows, unless one tensor alone is larger."""
 
 COMMON_STATE = "common_state/shard_0_1"
 """megatron.core's key for what a checkpoint holds besides tensors."""
-
-INDEX = ".metadata"
-BACKEND_FILE = "metadata.json"
-BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 
 
 class TorchDistWriter:
@@ -54,6 +47,7 @@ class TorchDistWriter:
         self._finished = finished
         self._limit = shard_bytes
         self._shards = 0
+        self._component = STATE
         self._stream: BinaryIO | None = None
         self._stacks: dict[str, _Stack] = {}
         self._places: dict[MetadataIndex, _StorageInfo] = {}
@@ -97,14 +91,16 @@ class TorchDistWriter:
         if whole.layer in stack.chunks:
             raise IncompleteTensorError(f"{_name(whole)} has been written already")
         stack.chunks[whole.layer] = ChunkStorageMetadata(offset, data.size())
-        stream = self._room_for(data.nbytes)
+        stream = self._room_for(data.nbytes, component_of(whole.key))
         begin = stream.tell()
         torch.save(data, stream)
         self._places[index] = self._placed(begin)
 
-    def _room_for(self, size: int) -> BinaryIO:
-        if self._stream is not None and self._stream.tell() and self._stream.tell() + size > self._limit:
+    def _room_for(self, size: int, component: str) -> BinaryIO:
+        full = self._stream is not None and self._stream.tell() and self._stream.tell() + size > self._limit
+        if full or component != self._component:
             self._close()
+        self._component = component
         return self._stream or self._open()
 
     def _open(self) -> BinaryIO:
@@ -113,7 +109,7 @@ class TorchDistWriter:
 
     @property
     def _shard(self) -> str:
-        return f"__0_{self._shards}.distcp"
+        return f"{self._component}__0_{self._shards}.distcp"
 
     def _placed(self, begin: int) -> _StorageInfo:
         assert self._stream is not None
@@ -134,11 +130,7 @@ class TorchDistWriter:
             storage_data=self._places,
             version=CURRENT_DCP_VERSION,
         )
-        contents: Mapping[str, bytes] = {
-            INDEX: pickle.dumps(metadata),
-            BACKEND_FILE: json.dumps(BACKEND).encode(),
-        }
-        for name, content in contents.items():
+        for name, content in contents(metadata).items():
             (self._folder / name).write_bytes(content)
             self._finished(self._folder / name)
 
@@ -162,7 +154,7 @@ class _Stack(NamedTuple):
 
 def is_file_of_ours(name: str) -> bool:
     """Whether a file is called as this writer calls its files."""
-    return name in (INDEX, BACKEND_FILE) or re.fullmatch(r"__0_\d+\.distcp", name) is not None
+    return name in (INDEX, BACKEND_FILE) or re.fullmatch(r"[a-z]+__0_\d+\.distcp", name) is not None
 
 
 def _name(whole: WholeTensor) -> str:

@@ -1,58 +1,167 @@
-"""Between scratch and object store: many files at once, verified on the way. Torch-free."""
+"""Between scratch and object store: many files and blocks at once, verified on the way. Torch-free.
+
+Small transfers run in threads. From `LARGE` on they run in processes, since one interpreter cannot hash and move bytes
+as fast as a node's network does, and training, in another one, is not to wait for its lock.
+"""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import batched
 from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from internvl_trainer.checkpoint.errors import InvalidCheckpointError
-from internvl_trainer.contract import gate
+from internvl_trainer.checkpoint.moving import STREAMS, Fetch, Mover, Process
+from internvl_trainer.checkpoint.ranges import Block, Range, blocks_of, blocks_with
+from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.manifest import Manifest, StoredObject
-from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
+from internvl_trainer.data.processors import usable_processors
+from internvl_trainer.data.worker_pool import WorkerPool
+from internvl_trainer.storage import ObjectStore
+
+LARGE = 64 * 1024 * 1024
+"""Bytes from which on a transfer is worth the start of processes."""
 
 THREADS = 4
+FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
+
+Told = Callable[[int], None]
+"""Is told how many bytes more have been transferred."""
 
 
-def upload_folder(store: ObjectStore, folder: Path, prefix: str) -> list[StoredObject]:
-    """Upload all files of `folder` to `prefix`, which ends with a slash; keys are relative to it.
+def _nobody(size: int) -> None:
+    """Told of bytes, does nothing."""
 
-    Raises:
-        StoreError: the first one of any file; the others are still waited for.
+
+class Wanted(NamedTuple):
+    """An object of a checkpoint and which of its blocks are to be fetched."""
+
+    stored: StoredObject
+    blocks: tuple[Block, ...]
+
+    @classmethod
+    def whole(cls, stored: StoredObject) -> Self:
+        """All blocks."""
+        return cls(stored, tuple(blocks_of(stored)))
+
+    @classmethod
+    def part(cls, stored: StoredObject, ranges: Iterable[Range]) -> Self:
+        """The blocks that hold these ranges."""
+        return cls(stored, tuple(blocks_with(stored, ranges)))
+
+    @property
+    def size(self) -> int:
+        """Bytes to fetch."""
+        return sum(block.length for block in self.blocks)
+
+
+class Transfers:
+    """Uploads and downloads of one node; a context manager. Thread-safe.
+
+    Args:
+        store: where to and from.
+        patience: seconds for which an upload is tried again while the store does not answer.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
 
-    def upload(path: Path) -> StoredObject:
-        key = path.relative_to(folder).as_posix()
-        return store.upload(path, prefix + key).model_copy(update={"key": key})
+    def __init__(self, store: ObjectStore, *, patience: float = 0.0) -> None:
+        self._mover = Mover(store, patience)
+        self._exit = ExitStack()
+        self._lock = threading.Lock()
+        self._threads: Executor | None = None
+        self._processes: Executor | None = None
 
-    return _concurrently(upload, files)
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
 
-def download_objects(store: ObjectStore, manifest_uri: str, wanted: Iterable[StoredObject], folder: Path) -> None:
-    """Download objects of a checkpoint into `folder`, and compare size and sha256 of what arrived.
+    def abandon(self) -> None:
+        """Give up what is under way, and wait for nothing."""
+        for executor in (self._threads, self._processes):
+            if executor is not None:
+                executor.shutdown(wait=False, cancel_futures=True)
 
-    Raises:
-        InvalidCheckpointError: lists every object that is missing or has other bytes than its writer hashed.
-        StoreError: the store did not answer.
-    """
-    prefix = manifest_uri.rpartition("/")[0] + "/"
+    def upload(self, files: Mapping[str, Path], prefix: str, told: Told = _nobody) -> list[StoredObject]:
+        """Upload files to keys below `prefix`, which ends with a slash; in the order of keys.
 
-    def fetch(stored: StoredObject) -> gate.Problem | None:
-        if not gate.is_safe_key(stored.key):
-            return gate.UnsafeKey(stored.key)
-        try:
-            found = store.download(prefix + stored.key, folder / stored.key)
-        except ObjectNotFoundError:
-            return gate.MissingObject(stored.key, stored.size)
-        if found.size != stored.size:
-            return gate.SizeMismatch(stored.key, stored.size, found.size)
-        if found.sha256 != stored.sha256:
-            return gate.DigestMismatch(stored.key, stored.sha256, found.sha256)
-        return None
+        Raises:
+            StoreError: the first one of any file; the others are still waited for.
+        """
+        sizes = {key: path.stat().st_size for key, path in files.items()}
+        total = sum(sizes.values())
+        executor = self._executor(total)
+        upload = self._mover.upload if total < LARGE else Process.upload
+        # The largest first: what is left at the end is short.
+        futures = {
+            key: _reporting(executor.submit(upload, files[key], prefix + key), sizes[key], told)
+            for key in sorted(files, key=lambda key: sizes[key], reverse=True)
+        }
+        _all_ended(futures.values())
+        return [futures[key].result().model_copy(update={"key": key}) for key in sorted(files)]
 
-    problems = [problem for problem in _concurrently(fetch, list(wanted)) if problem]
-    if problems:
-        raise InvalidCheckpointError.of(manifest_uri, problems)
+    def download(self, manifest_uri: str, wanted: Collection[Wanted], folder: Path, told: Told = _nobody) -> None:
+        """Fetch blocks of a checkpoint's objects into files of `folder`, each compared with its SHA-256.
+
+        Files have their whole length at once; what was not asked for is a hole.
+
+        Raises:
+            InvalidCheckpointError: lists every object that is missing or has other bytes than its writer hashed.
+            StoreError: the store did not answer.
+        """
+        for each in wanted:
+            if gate.is_safe_key(each.stored.key):
+                _make_room(folder / each.stored.key, each.stored.size)
+        problems = self._fetch(manifest_uri, wanted, folder, told)
+        if problems:
+            raise InvalidCheckpointError.of(manifest_uri, problems)
+
+    def check(self, manifest_uri: str, wanted: Collection[Wanted], told: Told = _nobody) -> list[gate.Problem]:
+        """Fetch blocks, compare them with their SHA-256 and keep nothing; all that is wrong.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return self._fetch(manifest_uri, wanted, None, told)
+
+    def _fetch(
+        self, manifest_uri: str, wanted: Collection[Wanted], folder: Path | None, told: Told
+    ) -> list[gate.Problem]:
+        prefix = keys.folder_of(manifest_uri)
+        unsafe = [gate.UnsafeKey(each.stored.key) for each in wanted if not gate.is_safe_key(each.stored.key)]
+        fetches = [
+            Fetch(prefix + each.stored.key, each.stored, block, folder and folder / each.stored.key)
+            for each in wanted
+            if gate.is_safe_key(each.stored.key)
+            for block in each.blocks
+        ]
+        total = sum(fetch.block.length for fetch in fetches)
+        executor = self._executor(total)
+        fetch_all = self._mover.fetch_all if total < LARGE else Process.fetch_all
+        futures = [
+            _reporting(executor.submit(fetch_all, some), sum(fetch.block.length for fetch in some), told)
+            for some in batched(fetches, 1 if total < LARGE else STREAMS)
+        ]
+        _all_ended(futures)
+        problems = (problem for future in futures for problem in future.result())
+        return [*unsafe, *dict.fromkeys(problems)]
+
+    def _executor(self, size: int) -> Executor:
+        with self._lock:
+            if size < LARGE:
+                self._threads = self._threads or self._exit.enter_context(ThreadPoolExecutor(THREADS, "transfer"))
+                return self._threads
+            if self._processes is None:
+                count = max(FEWEST_PROCESSES, min(MOST_PROCESSES, usable_processors() // 2))
+                pool = WorkerPool(count, begin=Process.begin, given=(self._mover,))
+                self._processes = self._exit.enter_context(pool)
+            return self._processes
 
 
 def read_object(store: ObjectStore, manifest_uri: str, manifest: Manifest, key: str) -> bytes:
@@ -62,8 +171,9 @@ def read_object(store: ObjectStore, manifest_uri: str, manifest: Manifest, key: 
         InvalidCheckpointError: the manifest does not name it, it is missing, or it has other bytes.
         StoreError: the store did not answer.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        download_objects(store, manifest_uri, named(manifest, [key]), Path(folder))
+    with tempfile.TemporaryDirectory() as folder, Transfers(store) as transfers:
+        wanted = [Wanted.whole(stored) for stored in named(manifest, [key])]
+        transfers.download(manifest_uri, wanted, Path(folder))
         return (Path(folder) / key).read_bytes()
 
 
@@ -80,6 +190,18 @@ def named(manifest: Manifest, keys: Collection[str]) -> list[StoredObject]:
     return [objects[key] for key in sorted(keys)]
 
 
-def _concurrently[Item, Result](action: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="transfer") as pool:
-        return list(pool.map(action, items))
+def _make_room(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as sink:
+        sink.truncate(size)
+
+
+def _reporting[T](future: "Future[T]", size: int, told: Told) -> "Future[T]":
+    future.add_done_callback(lambda _: told(size))
+    return future
+
+
+def _all_ended(futures: Iterable["Future[Any]"]) -> None:
+    """Wait for all, so that nothing is under way any more when the first error is raised."""
+    for future in futures:
+        future.exception()

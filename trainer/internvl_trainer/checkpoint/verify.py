@@ -1,17 +1,19 @@
 """Reading and verifying manifests with an object store at hand; the decisions are contract/gate.py's. Torch-free."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
+from contextlib import suppress
 from typing import NamedTuple
 
 from internvl_trainer.checkpoint.errors import InvalidCheckpointError
+from internvl_trainer.checkpoint.transfer import Told, Transfers, Wanted
 from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.gate import Expected, Observed, Verdict
 from internvl_trainer.contract.manifest import ComponentManifest, Manifest, ManifestRef
 from internvl_trainer.storage import ObjectInfo, ObjectNotFoundError, ObjectStore
+
+LOOKS = 3
+"""How often a manifest is read that does not arrive as it was written."""
 
 
 class Source(NamedTuple):
@@ -29,36 +31,57 @@ def expected_by_key(uri: str, run_uid: str | None = None) -> Expected:
     return Expected(run_uid=run_uid, stage=key.stage, attempt=key.attempt, step=key.step)
 
 
-def observed_below(manifest_uri: str, listing: Iterable[ObjectInfo]) -> dict[str, Observed]:
-    """The objects of a listing that lie in the manifest's folder, by key relative to it."""
-    prefix = manifest_uri.rpartition("/")[0] + "/"
-    return {
-        info.uri.removeprefix(prefix): Observed(info.size, info.etag) for info in listing if info.uri.startswith(prefix)
-    }
+def observed_objects(store: ObjectStore, manifest_uri: str, manifest: Manifest) -> dict[str, Observed]:
+    """The objects of a manifest as the store shows them, by key relative to the manifest's folder.
+
+    One listing, and a look at each object that it does not show as it should be: listings can be behind.
+    """
+    prefix = keys.folder_of(manifest_uri)
+    listed = {info.uri.removeprefix(prefix): _observed(info) for info in store.list(prefix)}
+    for stored in manifest.objects:
+        seen = listed.get(stored.key)
+        as_written = seen is not None and seen.size == stored.size and (not seen.etag or seen.etag == stored.etag)
+        if not as_written and gate.is_safe_key(stored.key):
+            with suppress(ObjectNotFoundError):
+                listed[stored.key] = _observed(store.stat(prefix + stored.key))
+    return listed
 
 
-def verify(store: ObjectStore, uri: str, expected: Expected, *, read_all: bool = False) -> Verdict:
-    """Verify the checkpoint of the manifest at `uri` by one listing, or, with `read_all`, by every object's bytes.
+def judge(store: ObjectStore, uri: str, expected: Expected) -> tuple[Verdict, str]:
+    """What is wrong with the checkpoint of the manifest at `uri`, by one listing; and the manifest's SHA-256.
+
+    A manifest that arrives damaged is read again: the network may have done it.
 
     Raises:
         ObjectNotFoundError: there is no manifest.
         StoreError: the store did not answer.
     """
-    payload = store.read(uri)
-    prefix = uri.rpartition("/")[0] + "/"
-    observed = observed_below(uri, store.list(prefix))
-    verdict = gate.judge(payload, observed, expected)
-    if not read_all or verdict.manifest is None:
-        return verdict
-    safe = [stored for stored in verdict.manifest.objects if gate.is_safe_key(stored.key) and stored.key in observed]
-    with tempfile.TemporaryDirectory() as folder:
-        for stored in safe:
-            path = Path(folder) / "object"
-            observed[stored.key] = observed[stored.key]._replace(
-                sha256=store.download(prefix + stored.key, path).sha256
-            )
-            path.unlink()
-    return gate.judge(payload, observed, expected)
+    for look in range(LOOKS):
+        payload = store.read(uri)
+        verdict = gate.judge_manifest(payload, expected)
+        if verdict.passed or look == LOOKS - 1:
+            break
+    manifest = verdict.manifest
+    if manifest is not None:
+        problems = gate.judge_objects(manifest, observed_objects(store, uri, manifest))
+        verdict = Verdict(manifest, verdict.problems + problems)
+    return verdict, hashlib.sha256(payload).hexdigest()
+
+
+def read_all(store: ObjectStore, uri: str, verdict: Verdict, told: Told = lambda size: None) -> Verdict:
+    """A verdict after every byte of every object has been read and compared.
+
+    Args:
+        verdict: one that has a manifest.
+        told: how many bytes more have been read.
+
+    Raises:
+        StoreError: the store did not answer.
+    """
+    assert verdict.manifest is not None
+    with Transfers(store) as transfers:
+        wanted = [Wanted.whole(stored) for stored in verdict.manifest.objects]
+        return verdict._replace(problems=verdict.problems + tuple(transfers.check(uri, wanted, told)))
 
 
 def open_checkpoint(store: ObjectStore, uri: str, expected: Expected) -> Source | tuple[gate.Problem, ...]:
@@ -68,12 +91,10 @@ def open_checkpoint(store: ObjectStore, uri: str, expected: Expected) -> Source 
         ObjectNotFoundError: there is no manifest.
         StoreError: the store did not answer.
     """
-    payload = store.read(uri)
-    observed = observed_below(uri, store.list(uri.rpartition("/")[0] + "/"))
-    verdict = gate.judge(payload, observed, expected)
+    verdict, sha256 = judge(store, uri, expected)
     if verdict.manifest is None or verdict.problems:
         return verdict.problems
-    return Source(ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest()), verdict.manifest)
+    return Source(ManifestRef(uri=uri, sha256=sha256), verdict.manifest)
 
 
 def open_source(store: ObjectStore, component: Component, ref: ManifestRef) -> Source:
@@ -84,7 +105,7 @@ def open_source(store: ObjectStore, component: Component, ref: ManifestRef) -> S
         StoreError: the store did not answer.
     """
     try:
-        payload = store.read(ref.uri)
+        payload = _read(store, ref)
         offered = gate.judge_component(payload, component, Expected(sha256=ref.sha256))
         if offered.manifest is not None and offered.problems:
             raise InvalidCheckpointError.of(ref.uri, offered.problems)
@@ -107,8 +128,8 @@ def open_any(store: ObjectStore, uri: str) -> Source:
         ObjectNotFoundError: there is nothing.
         StoreError: the store did not answer.
     """
-    offer = gate.parse(ComponentManifest, store.read(uri))
-    if isinstance(offer, ComponentManifest):
+    offer = read_component_manifest(store, uri)
+    if offer is not None:
         uri, expected = offer.source.uri, Expected(sha256=offer.source.sha256)
     else:
         expected = expected_by_key(uri)
@@ -119,16 +140,34 @@ def open_any(store: ObjectStore, uri: str) -> Source:
 
 
 def read_component_manifest(store: ObjectStore, uri: str) -> ComponentManifest | None:
-    """The component manifest at `uri`; None if there is none.
+    """The component manifest at `uri`; None if another kind of manifest lies there.
 
     Raises:
-        InvalidCheckpointError: what lies there is no component manifest.
+        InvalidCheckpointError: what lies there is no manifest.
+        ObjectNotFoundError: there is nothing.
+        StoreError: the store did not answer.
     """
-    try:
+    for _ in range(LOOKS):
         payload = store.read(uri)
-    except ObjectNotFoundError:
-        return None
-    parsed = gate.parse(ComponentManifest, payload)
-    if isinstance(parsed, gate.Unparsable):
-        raise InvalidCheckpointError.of(uri, [parsed])
-    return parsed
+        offer = gate.parse(ComponentManifest, payload)
+        if isinstance(offer, ComponentManifest):
+            return offer
+        checkpoint = gate.parse(Manifest, payload)
+        if isinstance(checkpoint, Manifest):
+            return None
+    expected = checkpoint if uri.endswith(f"/{keys.MANIFEST_NAME}") else offer
+    assert isinstance(expected, gate.Unparsable)
+    raise InvalidCheckpointError.of(uri, [expected])
+
+
+def _read(store: ObjectStore, ref: ManifestRef) -> bytes:
+    """The bytes at a reference, read again where they are not the ones it was taken of."""
+    for _ in range(LOOKS):
+        payload = store.read(ref.uri)
+        if hashlib.sha256(payload).hexdigest() == ref.sha256:
+            break
+    return payload
+
+
+def _observed(info: ObjectInfo) -> Observed:
+    return Observed(info.size, info.etag)

@@ -15,11 +15,13 @@ from typing import NamedTuple, Self
 
 import torch
 
-from internvl_trainer.checkpoint import transfer
-from internvl_trainer.checkpoint.components import by_component
+from internvl_trainer.checkpoint import commit
+from internvl_trainer.checkpoint.components import by_component, components_in
 from internvl_trainer.checkpoint.errors import CheckpointConflictError
+from internvl_trainer.checkpoint.staging import SHARD_BYTES
 from internvl_trainer.checkpoint.torch_dist_reader import TorchDistReader
-from internvl_trainer.checkpoint.torch_dist_writer import SHARD_BYTES, TorchDistWriter, is_file_of_ours
+from internvl_trainer.checkpoint.torch_dist_writer import TorchDistWriter, is_file_of_ours
+from internvl_trainer.checkpoint.transfer import Transfers, Wanted, named
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract import keys
 from internvl_trainer.contract.base import Component, RunIdentity
@@ -34,7 +36,7 @@ from internvl_trainer.contract.manifest import (
     StoredObject,
 )
 from internvl_trainer.contract.tensors import WholeTensor
-from internvl_trainer.storage import AlreadyExistsError, ObjectStore
+from internvl_trainer.storage import ObjectStore
 
 STAGE = "import"
 
@@ -121,12 +123,7 @@ def commit_weights(
     manifest = _manifest(provenance, writer.names, objects)
     payload = manifest.to_bytes()
     uri = prefix + keys.MANIFEST_NAME
-    try:
-        store.put_if_absent(uri, payload)
-    except AlreadyExistsError as error:
-        # The answer to our own put may have been lost, and the put retried.
-        if store.read(uri) != payload:
-            raise CheckpointConflictError(f"{uri} was committed by another process meanwhile") from error
+    commit.put_manifest(store, uri, payload)
     return Committed(ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest()), manifest)
 
 
@@ -149,10 +146,10 @@ def opened_weights(source: Source, store: ObjectStore, *, scratch: Path | None =
     """
 
     def fetch(*names: str) -> None:
-        wanted = transfer.named(source.manifest, names)
-        transfer.download_objects(store, source.ref.uri, wanted, Path(folder))
+        wanted = [Wanted.whole(stored) for stored in named(source.manifest, names)]
+        transfers.download(source.ref.uri, wanted, Path(folder))
 
-    with tempfile.TemporaryDirectory(prefix="internvl-export-", dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix="internvl-export-", dir=scratch) as folder, Transfers(store) as transfers:
         fetch(".metadata")
         yield TorchDistReader(Path(folder), fetch)
 
@@ -211,4 +208,4 @@ class _Uploads:
     def _upload(self, path: Path) -> StoredObject:
         stored = self._store.upload(path, self._prefix + path.name)
         path.unlink()
-        return stored.model_copy(update={"key": path.name})
+        return stored.model_copy(update={"key": path.name, "components": components_in(path.name)})

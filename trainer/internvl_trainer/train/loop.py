@@ -1,10 +1,11 @@
 """The training loop of one stage."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from internvl_trainer.checkpoint.saving import Saved
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
 from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
@@ -22,7 +23,9 @@ FRESH = TrainState(step=0, tokens=0, data=DataPosition(), metrics=())
 class Checkpoints(Protocol):
     """What the loop needs of a Checkpointer."""
 
-    def save(self, engine: Engine, state: TrainState) -> ManifestRef: ...
+    def begin_save(self, engine: Engine, state: TrainState) -> None: ...
+    def news(self) -> list[Saved]: ...
+    def finish_saves(self) -> list[Saved]: ...
     def resume(self, engine: Engine) -> TrainState | None: ...
     def initialise(self, engine: Engine) -> None: ...
     def publish(self, ref: ManifestRef) -> list[str]: ...
@@ -32,7 +35,7 @@ class Observer(Protocol):
     """Who is told about steps and checkpoints."""
 
     def stepped(self, state: TrainState) -> None: ...
-    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None: ...
+    def saved(self, saved: Saved) -> None: ...
 
 
 def train(
@@ -61,21 +64,28 @@ def train(
     if state is None:
         checkpoints.initialise(engine)
         state = FRESH
-    saved: ManifestRef | None = None
-    done = _is_done(job, state)
+    done, stopping = _is_done(job, state), False
     with feed(state.data) as steps:
-        while not done:
-            state, saved = _step(job, engine, next(steps), state), None
+        while not (done or stopping):
+            state = _step(job, engine, next(steps), state)
             observer.stepped(state)
+            _tell(observer, checkpoints.news())
             done, stopping = _is_done(job, state), should_stop()
-            if done or stopping or state.step % job.checkpoint.every_steps == 0:
-                saved = checkpoints.save(engine, state)
-                observer.saved(state, saved)
-            if stopping and not done:
-                raise InterruptedTrainingError(state.step, saved.uri if saved else "nothing")
+            if not (done or stopping) and state.step % job.checkpoint.every_steps == 0:
+                checkpoints.begin_save(engine, state)
     # A stage that was resumed at its end has no step left, and commits under its own attempt what it resumed.
-    checkpoints.publish(saved or checkpoints.save(engine, state))
+    checkpoints.begin_save(engine, state)
+    saves = checkpoints.finish_saves()
+    _tell(observer, saves)
+    if not done:
+        raise InterruptedTrainingError(state.step, saves[-1].ref.uri)
+    checkpoints.publish(saves[-1].ref)
     return state
+
+
+def _tell(observer: Observer, saves: Sequence[Saved]) -> None:
+    for saved in saves:
+        observer.saved(saved)
 
 
 def _is_done(job: JobConfig, state: TrainState) -> bool:

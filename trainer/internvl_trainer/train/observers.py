@@ -4,9 +4,9 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from internvl_trainer.checkpoint.saving import Saved
 from internvl_trainer.checkpoint.state import TrainState
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.contract.manifest import ManifestRef
 from internvl_trainer.contract.progress import CheckpointProgress, ProgressReport
 from internvl_trainer.train import live, progress
 from internvl_trainer.train.report import ProgressReporter
@@ -20,7 +20,7 @@ class Silent:
     def stepped(self, state: TrainState) -> None:
         """Nothing."""
 
-    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:
+    def saved(self, saved: Saved) -> None:
         """Nothing."""
 
 
@@ -32,9 +32,11 @@ class Reporting:
         self._reporter = reporter
         self._to_terminal = to_terminal
         self._checkpoint: CheckpointProgress | None = None
+        self._state: TrainState | None = None
 
     def stepped(self, state: TrainState) -> None:
         """An optimizer step is done."""
+        self._state = state
         status = self._status(state)
         if self._to_terminal:
             sys.stdout.write(live.record(status))
@@ -43,10 +45,12 @@ class Reporting:
             logger.info(progress.line(status, state.metrics[-1]))
         self._reporter.submit(status)
 
-    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:
-        """A checkpoint is committed."""
-        self._checkpoint = CheckpointProgress(step=state.step, manifest=checkpoint)
-        self._reporter.submit(self._status(state))
+    def saved(self, saved: Saved) -> None:
+        """A checkpoint is committed: some steps ago, or just now."""
+        self._checkpoint = CheckpointProgress(step=saved.step, manifest=saved.ref)
+        # Where no step has been trained since the start there is nothing to tell besides.
+        if self._state is not None:
+            self._reporter.submit(self._status(self._state))
 
     def _status(self, state: TrainState) -> ProgressReport:
         return progress.report(self._job, state.metrics, datetime.now(UTC), self._checkpoint)

@@ -48,7 +48,10 @@ def run_stage(job: JobConfig) -> TrainState:
     ahead = _plan_prefetch(job, place)
     scratch = Path(os.environ.get(environment.SCRATCH, tempfile.gettempdir()))
     store = open_store(
-        endpoint_url=job.storage.endpoint_url, region=job.storage.region, path_style=job.storage.path_style
+        endpoint_url=job.storage.endpoint_url,
+        region=job.storage.region,
+        path_style=job.storage.path_style,
+        ca_file=job.storage.ca_file,
     )
     stream = PackStream(
         job.data,
@@ -60,7 +63,6 @@ def run_stage(job: JobConfig) -> TrainState:
     )
     indexed = time.monotonic()
     engine = MegatronEngine(job, place, image_token=stream.tokenizer.img_context_id)
-    checkpoints = Checkpointer(job, store, scratch)
 
     if place.rank == 0:
         logger.info("%s; %d packs a step, loaded by %s", stream, job.optimization.global_batch, ahead)
@@ -79,7 +81,10 @@ def run_stage(job: JobConfig) -> TrainState:
         ) as steps:
             yield _agreed(steps)
 
-    with ProgressReporter(job.progress if place.reports else None) as reporter:
+    with (
+        ProgressReporter(job.progress if place.reports else None) as reporter,
+        Checkpointer(job, store, scratch) as checkpoints,
+    ):
         observer = Reporting(job, reporter, to_terminal=live.WANTED in os.environ) if place.reports else Silent()
         if place.reports:
             built = time.monotonic()

@@ -73,13 +73,20 @@ def test_what_was_written_is_read_bit_for_bit(folder: Folder, tensors: dict[Whol
 
 def test_shards_are_bounded_and_index_files_come_last(folder: Folder, tensors: dict[WholeTensor, torch.Tensor]) -> None:
     folder.write(tensors)
-    assert folder.written == [*(f"__0_{number}.distcp" for number in range(5)), ".metadata", "metadata.json"]
+    assert folder.written == [
+        *("state__0_0.distcp", "projector__0_1.distcp"),
+        *(f"vision__0_{number}.distcp" for number in range(2, 5)),
+        *(".metadata", "metadata.json"),
+    ]
 
 
-def test_tensors_share_a_shard_that_has_room(folder: Folder, tensors: dict[WholeTensor, torch.Tensor]) -> None:
+def test_tensors_of_one_component_share_a_shard_that_has_room(
+    folder: Folder, tensors: dict[WholeTensor, torch.Tensor]
+) -> None:
+    """Whoever takes the vision encoder takes nothing else along."""
     folder.write(tensors, shard_bytes=10**6)
     # The first one holds what is no tensor, which every loader reads.
-    assert folder.written == ["__0_0.distcp", "__0_1.distcp", ".metadata", "metadata.json"]
+    assert folder.written[:-2] == ["state__0_0.distcp", "projector__0_1.distcp", "vision__0_2.distcp"]
 
 
 def test_a_shard_is_fetched_once_when_it_is_needed_and_then_let_go(folder: Folder) -> None:
@@ -88,14 +95,16 @@ def test_a_shard_is_fetched_once_when_it_is_needed_and_then_let_go(folder: Folde
     held = []
     for _ in folder.reader().stream([layers[2], norm, layers[2]]):
         held.append(sorted(path.name for path in folder.scratch.glob("*.distcp")))
-    assert folder.fetched == ["__0_4.distcp", "__0_1.distcp"], "the shards of other layers are never touched"
-    assert held == [["__0_4.distcp"], ["__0_1.distcp", "__0_4.distcp"], ["__0_4.distcp"]]
+    assert folder.fetched == ["vision__0_4.distcp", "projector__0_1.distcp"], (
+        "the shards of other layers are never touched"
+    )
+    assert held == [["vision__0_4.distcp"], ["projector__0_1.distcp", "vision__0_4.distcp"], ["vision__0_4.distcp"]]
     assert not list(folder.scratch.glob("*.distcp"))
 
 
 def test_a_view_does_not_drag_its_whole_storage_into_the_shard(folder: Folder) -> None:
     folder.write({WholeTensor(NORM, None, (5,)): torch.randn(1_000_000)[:5]})
-    assert (folder.store / "__0_1.distcp").stat().st_size < 10_000
+    assert (folder.store / "projector__0_1.distcp").stat().st_size < 10_000
 
 
 def test_rows_that_pad_the_vocabulary_are_left_out(folder: Folder) -> None:
@@ -125,9 +134,9 @@ def test_everything_that_is_missing_or_misshapen_is_named_before_any_fetch(
 
 def test_a_broken_shard_is_named(folder: Folder, tensors: dict[WholeTensor, torch.Tensor]) -> None:
     folder.write(tensors)
-    shard = folder.store / "__0_1.distcp"
+    shard = folder.store / "projector__0_1.distcp"
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(ShardError, match=r"byte 0 of __0_1\.distcp"):
+    with pytest.raises(ShardError, match=r"byte 0 of projector__0_1\.distcp"):
         list(folder.reader().stream([WholeTensor(NORM, None, (5,))]))
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from internvl_trainer.checkpoint.saving import Saved
 from internvl_trainer.checkpoint.state import TrainState
 from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.contract.manifest import ManifestRef, SaveTimes
 from internvl_trainer.data.errors import TooManyBadSamplesError
 from internvl_trainer.engine.protocol import StepResult
 from internvl_trainer.train.batches import Batch
@@ -37,6 +38,9 @@ class Diary:
         self.skips = skips or {}
         self.rates: list[float] = []
         self.saved_at: list[int] = []
+        self.told: list[int] = []
+        self.heard: list[tuple[int, int | None]] = []
+        """Which checkpoint the observer heard of, after which step."""
         self.seen: list[int] = []
         self.started_fresh = False
         self.published: list[str] = []
@@ -56,9 +60,16 @@ class Diary:
     def initialise(self, engine: "Diary") -> None:
         self.started_fresh = True
 
-    def save(self, engine: "Diary", state: TrainState) -> ManifestRef:
+    def begin_save(self, engine: "Diary", state: TrainState) -> None:
         self.saved_at.append(state.step)
-        return ManifestRef(uri=f"s3://bucket/step-{state.step}", sha256="0" * 64)
+
+    def news(self) -> list[Saved]:
+        """An upload takes as long as a step: it is told of when the next step is done."""
+        fresh = self.saved_at[len(self.told) :]
+        self.told += fresh
+        return [Saved(step, _ref(step), SaveTimes(waited=0, copied=0, uploaded=1)) for step in fresh]
+
+    finish_saves = news
 
     def publish(self, ref: ManifestRef) -> list[str]:
         self.published.append(ref.uri)
@@ -73,8 +84,12 @@ class Diary:
     def stepped(self, state: TrainState) -> None:
         self.seen.append(state.step)
 
-    def saved(self, state: TrainState, checkpoint: ManifestRef) -> None:
-        assert checkpoint.uri.endswith(f"step-{state.step}")
+    def saved(self, saved: Saved) -> None:
+        self.heard.append((saved.step, self.seen[-1] if self.seen else None))
+
+
+def _ref(step: int) -> ManifestRef:
+    return ManifestRef(uri=f"s3://bucket/step-{step}", sha256="0" * 64)
 
 
 def run(diary: Diary, tmp_path: Path, *, stop_after: int | None = None, **changes: Any) -> TrainState:
@@ -89,6 +104,7 @@ def test_a_new_stage_starts_from_its_sources_and_saves_on_time_and_at_the_end(tm
     assert diary.started_fresh
     assert diary.seen == list(range(1, 11))
     assert diary.saved_at == [4, 8, 10]
+    assert diary.heard == [(4, 5), (8, 9), (10, 10)], "training goes on beside the upload"
     assert diary.published == ["s3://bucket/step-10"]
     assert (state.step, state.tokens, state.data) == (10, 1000, position(10))
     assert [metrics.loss for metrics in state.metrics] == [10.0 - step for step in range(10)]
