@@ -125,10 +125,10 @@ class RunUnderFire(RuleBasedStateMachine):
         self.all_is_quiet_for_a_while(pods_go=False)
         self.world.fail(code)
 
-    @rule()
-    def the_late_manifest_appears(self) -> None:
+    @rule(of_the_dead=st.booleans())
+    def the_late_manifest_appears(self, of_the_dead: bool) -> None:
         for job in self.world.jobs:
-            if job.exists and job.phase == "Succeeded":
+            if of_the_dead or (job.exists and job.phase == "Succeeded"):
                 self.world.commit(job)
 
     @rule()
@@ -150,6 +150,9 @@ class RunUnderFire(RuleBasedStateMachine):
         status = self.world.status
         done = [stage.state is StageState.SUCCEEDED for stage in status.stages]
         assert done == sorted(done, reverse=True), "a stage is done before the one ahead of it"
+        accepted = [stage.last_checkpoint.uri for stage in status.stages if stage.state is StageState.SUCCEEDED]
+        own = [self.world.manifests[stage.name, stage.attempt].uri for stage in status.stages[: len(accepted)]]
+        assert accepted == own, "a stage was ended by the manifest of an attempt that had been replaced"
         assert len(status.failures) <= MAX_FAILURES
         assert all(stage.closed_attempt <= stage.attempt for stage in status.stages)
         limit = self.world.spec.run_policy.retry.limit

@@ -127,7 +127,8 @@ class World:
     resource_version: int = 0
     jobs: list[Job] = field(default_factory=list)
     indexes: list[Index] = field(default_factory=list)
-    manifests: dict[str, ManifestRef] = field(default_factory=dict)
+    manifests: dict[AttemptKey, ManifestRef] = field(default_factory=dict)
+    """Final manifests in the store, also those that came late, of attempts that had been replaced."""
     reports: dict[AttemptKey, ProgressReport] = field(default_factory=dict)
     data_indexed: bool = True
 
@@ -156,7 +157,7 @@ class World:
             index_jobs=tuple(self._index_child(index) for index in self.indexes if index.exists),
             live_index_pods=tuple(f"{index.create.name}-{index.uid}" for index in self.indexes if index.pod_alive),
             index_failures={index.uid: index.failures for index in self.indexes if index.failures},
-            gates={query.key: self._gate(query.stage) for query in queries.gate_queries(self.spec, RUN, status, jobs)},
+            gates={query.key: self._gate(query.key) for query in queries.gate_queries(self.spec, RUN, status, jobs)},
             sources={
                 query.component: SourceReady(ManifestRef(uri="s3://models/m", sha256=DIGEST))
                 for query in queries.source_queries(self.spec, status)
@@ -253,9 +254,9 @@ class World:
                 self.commit(job)
 
     def commit(self, job: Job) -> None:
-        """The final manifest of the job's stage appears in the store."""
+        """The final manifest of the job's attempt appears in the store, maybe long after the job has gone."""
         uri = f"s3://runs/demo/{RUN.uid}/{job.key.stage}/step-00000010/a{job.key.attempt}/MANIFEST.json"
-        self.manifests.setdefault(job.key.stage, ManifestRef(uri=uri, sha256=DIGEST))
+        self.manifests.setdefault(job.key, ManifestRef(uri=uri, sha256=DIGEST))
 
     def fail(self, exit_code: int | None, *, disrupted: bool = False, linger: bool = False) -> None:
         if job := self.current:
@@ -300,8 +301,10 @@ class World:
         assert not alive, f"{create.name} is created while {alive} live"
         index = indexing.job_name(RUN.name, create.stage)
         assert index in self._made(), f"{create.name} is created before {index} has indexed its data"
-        earlier = [stage.name for stage in self.spec.stages[: create.stage.index]]
-        assert all(stage in self.manifests for stage in earlier), f"{create.name} is created before {earlier} are done"
+        earlier = [
+            AttemptKey(s.name, self.status.stage(s.name).attempt) for s in self.spec.stages[: create.stage.index]
+        ]
+        assert all(key in self.manifests for key in earlier), f"{create.name} is created before {earlier} are done"
         if earlier:
             assert create.config.init == dict.fromkeys(Component, self.manifests[earlier[-1]])
         stage = self.status.stage(create.stage.name)
@@ -331,10 +334,11 @@ class World:
     def _end(self, job: Job, phase: JobPhase) -> None:
         job.phase, job.finished_at = phase, self.now
 
-    def _gate(self, stage: str) -> GateResult:
-        ref = self.manifests.get(stage)
+    def _gate(self, key: AttemptKey) -> GateResult:
+        ref = self.manifests.get(key)
         if ref is None:
-            return NotThere(f"s3://runs/demo/{RUN.uid}/{stage}/: no manifest of step 10")
+            below = f"s3://runs/demo/{RUN.uid}/{key.stage}/"
+            return NotThere(f"the final manifest of step 10 by attempt {key.attempt} below {below}")
         return Verified(ref, 10, LossSummary(first=3.0, last=1.0, steps=10), {Component.VISION: ref})
 
     @staticmethod

@@ -113,6 +113,7 @@ logging: {{- .Values.logging | toYaml | nindent 2 }}
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
+# Created for each job, and read: the certificates of a run's object store (spec.storage.caConfigMap).
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create]

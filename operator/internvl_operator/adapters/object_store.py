@@ -6,6 +6,7 @@ neither the watch of the Kubernetes API nor the trainers' reports.
 
 import asyncio
 import hashlib
+import ssl
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 from urllib.parse import urlsplit
 
 import boto3
 import botocore.config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, SSLError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
+from internvl_operator.adapters.certificates import CertificateFiles
 from internvl_operator.config import GateSettings
 
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
@@ -36,6 +39,10 @@ class StoreError(Exception):
 
 class ObjectNotFoundError(StoreError):
     """There is no such object."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"{uri} does not exist")
+        self.uri = uri
 
 
 class StoreAccessError(StoreError):
@@ -67,12 +74,16 @@ class Credentials:
 
 
 class StoreAddress(NamedTuple):
-    """Which store, and as whom. Without credentials the operator's own chain (environment, role) applies."""
+    """Which store, and as whom. Without credentials the operator's own chain (environment, role) applies.
+
+    `ca_certificates` is PEM; without it the operator's own authorities are trusted.
+    """
 
     endpoint_url: str | None = None
     region: str | None = None
     path_style: bool = True
     credentials: Credentials | None = None
+    ca_certificates: str | None = None
 
 
 class ObjectInfo(NamedTuple):
@@ -87,6 +98,7 @@ class _Backend(Protocol):
 
     def read(self, uri: str, limit: int) -> bytes: ...
     def list(self, prefix_uri: str) -> dict[str, ObjectInfo]: ...
+    def stat(self, uri: str) -> ObjectInfo: ...
     def chunks(self, uri: str) -> Iterator[bytes]: ...
 
 
@@ -97,6 +109,7 @@ class ObjectStores:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="object-store")
         self._backends: OrderedDict[StoreAddress, _Backend] = OrderedDict()
+        self._certificates = CertificateFiles()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -104,6 +117,8 @@ class ObjectStores:
         """Give up what is under way; digests stop at their next chunk."""
         self._stopped.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._certificates.close()
 
     async def read(self, address: StoreAddress, uri: str, *, limit: int) -> bytes:
         """The bytes of one object.
@@ -122,6 +137,15 @@ class ObjectStores:
             StoreAccessError, StoreUnavailableError: the store gave no answer.
         """
         return await self._run(address, prefix_uri, lambda backend: backend.list(prefix_uri))
+
+    async def stat(self, address: StoreAddress, uri: str) -> ObjectInfo:
+        """One object as it is now; a listing can be behind.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+            StoreAccessError, StoreUnavailableError: the store gave no answer.
+        """
+        return await self._run(address, uri, lambda backend: backend.stat(uri))
 
     async def sha256(self, address: StoreAddress, uri: str) -> str:
         """The hexadecimal digest of an object's bytes, read whole but never held whole.
@@ -152,15 +176,23 @@ class ObjectStores:
             return _Folder()
         # Clients may be shared between threads, but sessions may not be made in several at once.
         with self._lock:
-            backend = self._backends.pop(address, None) or _S3(address, self._settings)
+            backend = self._backends.pop(address, None) or self._connected(address)
             self._backends[address] = backend
-            while len(self._backends) > _CACHED_CLIENTS:
+            if len(self._backends) > _CACHED_CLIENTS:
                 self._backends.popitem(last=False)
+                # A request of the one that has gone may still look for its file, fails, and is made again.
+                self._certificates.keep_only([each.ca_certificates for each in self._backends if each.ca_certificates])
         return backend
+
+    def _connected(self, address: StoreAddress) -> _Backend:
+        if self._stopped.is_set():
+            raise StoreUnavailableError("the operator is stopping")
+        authorities = self._certificates.path(address.ca_certificates) if address.ca_certificates else None
+        return _S3(address, authorities, self._settings)
 
 
 class _S3:
-    def __init__(self, address: StoreAddress, settings: GateSettings) -> None:
+    def __init__(self, address: StoreAddress, authorities: Path | None, settings: GateSettings) -> None:
         credentials = address.credentials
         session = boto3.session.Session(
             aws_access_key_id=credentials.access_key_id if credentials else None,
@@ -168,9 +200,13 @@ class _S3:
             aws_session_token=credentials.session_token if credentials else None,
             region_name=address.region,
         )
+        # As the trainer does: several S3-compatible stores answer a request for a checksum in ways of their own.
+        checksums: Literal["when_supported", "when_required"]
+        checksums = "when_supported" if address.endpoint_url is None else "when_required"
         self._client: Any = session.client(
             "s3",
             endpoint_url=address.endpoint_url,
+            verify=str(authorities) if authorities else None,
             # Most compatible stores ignore the region, but boto3 cannot sign without one.
             region_name=address.region or session.region_name or "us-east-1",
             config=botocore.config.Config(
@@ -179,6 +215,8 @@ class _S3:
                 max_pool_connections=settings.threads,
                 retries={"mode": "standard", "total_max_attempts": 4},
                 s3={"addressing_style": "path" if address.path_style else "auto"},
+                request_checksum_calculation=checksums,
+                response_checksum_validation=checksums,
             ),
         )
 
@@ -199,6 +237,11 @@ class _S3:
             for entry in page.get("Contents", ())
         }
 
+    def stat(self, uri: str) -> ObjectInfo:
+        bucket, key = _bucket_and_key(uri)
+        answer = self._client.head_object(Bucket=bucket, Key=key)
+        return ObjectInfo(answer["ContentLength"], answer.get("ETag", "").strip('"'))
+
     def chunks(self, uri: str) -> Iterator[bytes]:
         bucket, key = _bucket_and_key(uri)
         with closing(self._client.get_object(Bucket=bucket, Key=key)["Body"]) as body:
@@ -218,6 +261,9 @@ class _Folder:
         root = _path(prefix_uri)
         files = (path for path in root.rglob("*") if path.is_file())
         return {path.relative_to(root).as_posix(): ObjectInfo(path.stat().st_size, "") for path in files}
+
+    def stat(self, uri: str) -> ObjectInfo:
+        return ObjectInfo(_path(uri).stat().st_size, "")
 
     def chunks(self, uri: str) -> Iterator[bytes]:
         with _path(uri).open("rb") as stream:
@@ -247,14 +293,34 @@ def _typed_errors(uri: str) -> Iterator[None]:
         raise StoreAccessError(
             f"{uri}: no credentials; name a Secret in storage.secretRef, or give the operator's pod a role"
         ) from error
+    except SSLError as error:
+        raise StoreAccessError(
+            f"{uri}: the connection{_at(error)} cannot be trusted: {_why(error)}; name a ConfigMap with its "
+            "authority's certificate in storage.caConfigMap, or correct storage.endpointUrl"
+        ) from error
+    except (HTTPClientError, BotoConnectionError) as error:
+        # Not its text: that quotes the URL, and whatever a proxy's address carries.
+        raise StoreUnavailableError(f"{uri}: {type(error).__name__}{_at(error)}") from error
     except BotoCoreError as error:
         raise StoreUnavailableError(f"{uri}: {type(error).__name__}: {error}") from error
     except FileNotFoundError:
-        raise ObjectNotFoundError(f"{uri} does not exist") from None
+        raise ObjectNotFoundError(uri) from None
     except PermissionError as error:
         raise StoreAccessError(f"{uri}: {error.strerror}") from error
     except OSError as error:
         raise StoreUnavailableError(f"{uri}: {type(error).__name__}: {error}") from error
+
+
+def _at(error: BotoCoreError) -> str:
+    host = urlsplit(str(error.kwargs.get("endpoint_url") or "")).netloc.rpartition("@")[2]
+    return f" to {host}" if host else ""
+
+
+def _why(error: SSLError) -> str:
+    """What TLS itself says, which botocore keeps two layers below."""
+    told = error.kwargs.get("error")
+    cause = told.args[0] if isinstance(told, Exception) and told.args else told
+    return cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else "the TLS handshake failed"
 
 
 def _client_error(uri: str, error: ClientError) -> StoreError:
@@ -263,7 +329,7 @@ def _client_error(uri: str, error: ClientError) -> StoreError:
     if code == "NoSuchBucket":
         return StoreAccessError(f"{uri}: the store has no such bucket")
     if code in ("NoSuchKey", "404") or status == 404:
-        return ObjectNotFoundError(f"{uri} does not exist")
+        return ObjectNotFoundError(uri)
     if 400 <= status < 500 and status not in (408, 429):
         return StoreAccessError(f"{uri}: the store answers {status} {code}")
     return StoreUnavailableError(f"{uri}: the store answers {status} {code}")

@@ -87,7 +87,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.STORE_UNAVAILABLE: Meaning(
         "Progressing", "The object store did not answer, so nothing could be verified; the operator keeps trying.",
-        "Check spec.storage, its secret and the store.",
+        "Check spec.storage, the Secret and the ConfigMap that it names, and the store.",
     ),
     Reason.STAGE_STARTING: Meaning(
         "Progressing", "The attempt's job exists or is about to; not all of its pods run yet.", "Look at the pods."
@@ -106,7 +106,9 @@ MEANINGS: dict[Reason, Meaning] = {
         "If their node is dead, delete the node or force-delete the pods.",
     ),
     Reason.WAITING_FOR_CHECKPOINT: Meaning(
-        "Progressing, CheckpointReady", "The job succeeded, its final manifest is not in the object store yet.", "Wait."
+        "Progressing, CheckpointReady",
+        "The job succeeded, but the final manifest of this very attempt is not in the object store yet.",
+        "Wait.",
     ),
     Reason.SUSPENDING: Meaning(
         "Progressing", "spec.suspend is set; pods are given their grace period to commit a checkpoint.", "Wait."

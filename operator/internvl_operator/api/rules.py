@@ -28,7 +28,7 @@ CHANGEABLE = frozenset({"suspend", "runPolicy", "podTemplate"})
 
 def all_rules() -> tuple[Rule, ...]:
     """Every rule of the CRD."""
-    return (*_names(), *_immutable(), *_grid(), *_stage_grid(), *_data(), *_inputs())
+    return (*_names(), *_immutable(), *_grid(), *_stage_grid(), *_data(), *_inputs(), *_storage(), *_retention())
 
 
 def _names() -> tuple[Rule, ...]:
@@ -191,6 +191,41 @@ def _inputs() -> tuple[Rule, ...]:
             "spec.vision.from",
             "has(self.trainingRef) != has(self.uri)",
             "spec.vision.from: give exactly one of trainingRef and uri",
+        ),
+    )
+
+
+def _storage() -> tuple[Rule, ...]:
+    return (
+        Rule(
+            "spec.storage",
+            "!has(self.caConfigMap) || !has(self.endpointUrl) || self.endpointUrl.startsWith('https://')",
+            "spec.storage.caConfigMap: endpointUrl is no https:// URL, so there is no certificate to verify",
+            ".caConfigMap",
+        ),
+    )
+
+
+def _retention() -> tuple[Rule, ...]:
+    kept = "s.checkpoint.keepEvery"
+    return (
+        _for_stages(
+            "has(s.checkpoint.keepLast)",
+            "checkpoint.keepEvery",
+            "needs keepLast, without which all checkpoints are kept",
+            only_if=f"has({kept})",
+        ),
+        _for_stages(
+            f"{kept} % s.checkpoint.everySteps == 0",
+            "checkpoint.keepEvery",
+            "must be a multiple of everySteps: no other step is saved",
+            only_if=f"has({kept})",
+        ),
+        _for_stages(
+            f"{kept} <= s.steps",
+            "checkpoint.keepEvery",
+            "must not be more than the stage's steps: none would be kept",
+            only_if=f"has({kept})",
         ),
     )
 

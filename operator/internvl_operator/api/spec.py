@@ -13,7 +13,7 @@ from internvl_operator.api.base import UNIQUE, ApiModel, Decimal, ObjectUri, Sec
 from internvl_operator.api.data import DataSpec
 from internvl_trainer.contract import catalog
 from internvl_trainer.contract.base import Component
-from internvl_trainer.contract.job import Attention
+from internvl_trainer.contract.job import Attention, Checksums
 
 MAX_STAGES = 8
 MAX_NODES = 1000
@@ -36,6 +36,13 @@ class LocalReference(ApiModel):
     """The name of an object in the same namespace."""
 
     name: SecretName
+
+
+class CertificatesReference(ApiModel):
+    """Certificates of authorities, in PEM, in a ConfigMap of the same namespace."""
+
+    name: SecretName
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = "ca.crt"
 
 
 class ImageSpec(ApiModel):
@@ -107,11 +114,20 @@ class StorageSpec(ApiModel):
     """The object store for checkpoints, data and weights."""
 
     uri: ObjectUri = Field(description="folder for this run's checkpoints; everything goes below <uri>/<run uid>/")
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://.+", max_length=512)] | None = Field(
-        default=None, description="absent: AWS's own"
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@]+$", max_length=512)] | None = Field(
+        default=None, description="absent: AWS's own; credentials have no place in it, but in secretRef"
     )
     region: Annotated[str, Field(max_length=64)] | None = None
     path_style: bool = Field(default=True, description="bucket in the path, not in the host name")
+    checksums: Checksums = Field(
+        default="auto",
+        description="what uploads carry for the store to verify; auto: the best that a probe finds it to verify; none: "
+        "for stores that take no checksum (manifests hold our own digests in any case)",
+    )
+    ca_config_map: CertificatesReference | None = Field(
+        default=None,
+        description="certificates that sign an https endpoint's own; absent: the public authorities alone are trusted",
+    )
     secret_ref: LocalReference | None = Field(
         default=None,
         description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN if the "
@@ -196,9 +212,21 @@ class LossSpec(ApiModel):
 
 
 class CheckpointSpec(ApiModel):
-    """When to save. A stage always ends with a checkpoint."""
+    """When to save, and what is kept. A stage always ends with a checkpoint.
+
+    The last checkpoint of a stage, pinned ones and those that something published points at are kept in any case.
+    """
 
     every_steps: int = Field(default=1000, ge=1, le=100_000_000)
+    keep_last: int | None = Field(
+        default=None, ge=1, le=100_000_000,
+        description="how many of the stage's newest checkpoints are kept, older ones are removed; absent: all are kept",
+    )  # fmt: skip
+    keep_every: int | None = Field(
+        default=None, ge=1, le=100_000_000,
+        description="together with keepLast: checkpoints whose step is a multiple of this are kept, too; a multiple of "
+        "everySteps",
+    )  # fmt: skip
 
 
 class StageSpec(ApiModel):

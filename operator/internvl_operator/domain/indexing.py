@@ -25,6 +25,8 @@ from internvl_operator.domain.state import IndexJob, JobPhase, Observed, PodFail
 _LOOK_FOR_PODS_SECONDS = 5.0
 _NOT_INDEXED = {"seed", "workers", "repeat_mode"}
 """Settings of the data that say in which order or how fast it is read, and change nothing about a single sample."""
+_NOT_STORED = {"ca_file", "checksums"}
+"""Settings of the storage that say how its answers and uploads are verified, not which storage it is."""
 
 
 class Step(NamedTuple):
@@ -39,7 +41,7 @@ def job_name(run: str, plan: StagePlan) -> str:
     indexed = {
         "data": plan.data.model_dump(mode="json", exclude=_NOT_INDEXED),
         "model": plan.model.model_dump(mode="json"),
-        "storage": plan.storage.model_dump(mode="json"),
+        "storage": plan.storage.model_dump(mode="json", exclude=_NOT_STORED),
     }
     digest = hashlib.sha256(json.dumps(indexed, sort_keys=True).encode()).hexdigest()
     return f"{run}-index-{digest[:10]}"

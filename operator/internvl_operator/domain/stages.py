@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from internvl_operator.api.reasons import Reason
 from internvl_operator.api.spec import (
+    CertificatesReference,
     ImageSpec,
     PodTemplateOverlay,
     ResourcesSpec,
@@ -13,7 +14,7 @@ from internvl_operator.api.spec import (
     StorageSpec,
     TrainingSpec,
 )
-from internvl_operator.domain import data_config, parallelism
+from internvl_operator.domain import data_config, parallelism, retention
 from internvl_operator.domain.problems import SpecProblem
 from internvl_trainer.contract import catalog, keys
 from internvl_trainer.contract.base import Component
@@ -28,6 +29,12 @@ from internvl_trainer.contract.job import (
     StorageConfig,
 )
 from internvl_trainer.contract.manifest import ParallelLayout
+
+STORAGE_CA_FOLDER = "/etc/internvl-storage-ca"
+"""Where pods find the certificates of the object store's authorities. Not below the job config's folder: a container
+runtime cannot mount one volume inside another that is read-only."""
+
+STORAGE_CA_FILE = "ca.crt"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class StagePlan:
     storage: StorageConfig
     secret: str | None
     """Name of the Secret with the object store's credentials; None: the pods' own identity."""
+    storage_ca: CertificatesReference | None
+    """The certificates that sign the object store's; None: the public authorities alone are trusted."""
     image: ImageSpec
     resources: ResourcesSpec
     """Of the whole spec; `nodes` and `processes_per_node` above hold the stage's own."""
@@ -87,6 +96,7 @@ def expand(spec: TrainingSpec, *, default_image: str = "") -> Expansion:
         problems.append(
             SpecProblem("spec.image.ref", "no image is named, and the operator has no default trainer image")
         )
+    problems += _storage_problems(spec.storage)
     for index, stage in enumerate(spec.stages):
         plan, faults = _expand_stage(spec, stage, index, image)
         problems += faults
@@ -112,6 +122,8 @@ def _expand_stage(
     problems += faults
     optimization, faults = _optimization(stage, where)
     problems += faults
+    kept, faults = retention.build(stage, where)
+    problems += faults
     if layout and stage.global_batch % layout.data:
         problems.append(
             SpecProblem(
@@ -136,9 +148,10 @@ def _expand_stage(
         processes_per_node=sizes.processes_per_node,
         data=data,
         optimization=optimization,
-        checkpoint=CheckpointConfig(every_steps=stage.checkpoint.every_steps, publish=stage.publish),
+        checkpoint=CheckpointConfig(every_steps=stage.checkpoint.every_steps, publish=stage.publish, retention=kept),
         storage=_storage(spec.storage),
         secret=spec.storage.secret_ref.name if spec.storage.secret_ref else None,
+        storage_ca=spec.storage.ca_config_map,
         image=image,
         resources=spec.resources,
         pod_template=spec.pod_template,
@@ -178,7 +191,23 @@ def _optimization(stage: StageSpec, where: str) -> tuple[OptimizationConfig | No
     return config, []
 
 
+def _storage_problems(storage: StorageSpec) -> list[SpecProblem]:
+    if storage.ca_config_map is None or (storage.endpoint_url or "https://").startswith("https://"):
+        return []
+    return [
+        SpecProblem(
+            "spec.storage.caConfigMap",
+            f"endpointUrl is {storage.endpoint_url}, which shows no certificate; use https://, or leave it out",
+        )
+    ]
+
+
 def _storage(storage: StorageSpec) -> StorageConfig:
     return StorageConfig(
-        uri=storage.uri, endpoint_url=storage.endpoint_url, region=storage.region, path_style=storage.path_style
+        uri=storage.uri,
+        endpoint_url=storage.endpoint_url,
+        region=storage.region,
+        path_style=storage.path_style,
+        ca_file=f"{STORAGE_CA_FOLDER}/{STORAGE_CA_FILE}" if storage.ca_config_map else None,
+        checksums=storage.checksums,
     )

@@ -119,11 +119,11 @@ class PodFailure:
 class GateQuery:
     """Is the final checkpoint of this stage there and sound? Asked for a stage whose newest job succeeded.
 
-    Wanted is the newest manifest of step `total_steps`, or of an earlier one that says of itself that it is the final
-    one where the stage `may_end_early`, below `prefix` whose attempt is at most `attempt`, of run
-    `run_uid`, judged by `internvl_trainer.contract.gate`, together with the component manifests of `publish` of the
-    *same* attempt. Our trainer commits under its own attempt even what it resumed at the stage's end, so this is the
-    succeeded attempt's own; an earlier attempt's serves as well, where that is the newest.
+    Wanted is the manifest of step `total_steps`, or the newest of those that say of themselves that they are the final
+    one where the stage `may_end_early`, below `prefix`, of run `run_uid` and of `attempt` alone, judged by
+    `internvl_trainer.contract.gate`, together with the component manifests of `publish` of the same attempt. The
+    trainer commits under its own attempt even what it resumed at the stage's end. So a manifest of an earlier attempt
+    proves nothing about this one: a pod that was given up for lost may have committed it at any time.
     """
 
     stage: str
@@ -158,7 +158,7 @@ class NotThere:
     """The store answered, and an object asked for does not exist (yet)."""
 
     missing: str
-    """URI of the object, or the prefix and step that was looked for."""
+    """The object by its URI, or by what it should be and below which prefix: reads well before "does not exist"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,13 @@
 """Reads what one pass decides by, in the order that `domain.state` asks for: the run, its children, the stores."""
 
-import base64
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from internvl_operator.adapters.gate import Gate
-from internvl_operator.adapters.kube import JOBS, PODS, PYTORCH_JOBS, SECRETS, TRAININGS, Kubernetes
+from internvl_operator.adapters.kube import JOBS, PODS, PYTORCH_JOBS, TRAININGS, Kubernetes
 from internvl_operator.adapters.kube_errors import KubernetesError
-from internvl_operator.adapters.object_store import ACCESS_KEY, SECRET_KEY, Credentials, StoreAddress
+from internvl_operator.adapters.object_store import StoreAddress
 from internvl_operator.adapters.progress import ProgressBoard
 from internvl_operator.api import labels
 from internvl_operator.api.reasons import Reason
@@ -25,6 +24,7 @@ from internvl_operator.domain.state import (
     Unavailable,
 )
 from internvl_operator.handlers.runs import RunKey
+from internvl_operator.handlers.storage import store_address
 from internvl_operator.jobs import index_job
 from internvl_operator.jobs.base import JobKind
 from internvl_operator.jobs.pods import observe_pods
@@ -64,7 +64,9 @@ class Observer:
         pods = observe_pods(await self._kube.list(PODS, run.namespace, mine))
         gates = queries.gate_queries(training.spec, run, status, jobs)
         sources = queries.source_queries(training.spec, status)
-        address = await self._address(training) if gates or sources else StoreAddress()
+        address: StoreAddress | Unavailable = StoreAddress()
+        if gates or sources:
+            address = await store_address(self._kube, run.namespace, training.spec.storage)
         observed = Observed(
             run=run,
             generation=training.metadata.generation,
@@ -86,24 +88,6 @@ class Observer:
             observed,
             frozenset(RunKey(run.namespace, source.run) for source in named if isinstance(source, RunSource)),
         )
-
-    async def _address(self, training: InternVLTraining) -> StoreAddress | Unavailable:
-        storage = training.spec.storage
-        address = StoreAddress(storage.endpoint_url, storage.region, storage.path_style)
-        if storage.secret_ref is None:
-            return address
-        name = storage.secret_ref.name
-        try:
-            secret = await self._kube.get(SECRETS, training.metadata.namespace, name)
-        except KubernetesError as error:
-            return Unavailable(f"Secret {name} of spec.storage.secretRef cannot be read: {error}")
-        if secret is None:
-            return Unavailable(f"Secret {name} of spec.storage.secretRef does not exist")
-        data = {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
-        credentials = Credentials.from_secret(data)
-        if credentials is None:
-            return Unavailable(f"Secret {name} of spec.storage.secretRef lacks {ACCESS_KEY} or {SECRET_KEY}")
-        return address._replace(credentials=credentials)
 
     async def _checkpoint(self, address: StoreAddress | Unavailable, query: GateQuery) -> GateResult:
         if isinstance(address, Unavailable):

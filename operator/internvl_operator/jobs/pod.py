@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from internvl_operator.domain.stages import StagePlan
+from internvl_operator.domain.stages import STORAGE_CA_FILE, STORAGE_CA_FOLDER, StagePlan
 from internvl_operator.jobs.base import JsonObject, Platform
 from internvl_operator.jobs.overlay import lay_over
 from internvl_trainer.contract import environment
@@ -101,6 +101,8 @@ def _container(stage: StagePlan, duty: Duty) -> JsonObject:
     ]
     if duty.reports:
         mounts.append({"name": "progress-token", "mountPath": TOKEN_FOLDER, "readOnly": True})
+    if stage.storage_ca is not None:
+        mounts.append({"name": "storage-ca", "mountPath": STORAGE_CA_FOLDER, "readOnly": True})
     return {
         "name": CONTAINER,
         "image": stage.image.ref,
@@ -148,4 +150,7 @@ def _volumes(stage: StagePlan, duty: Duty) -> list[JsonObject]:
     if duty.reports:
         token = {"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN_FILE}
         volumes.append({"name": "progress-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    if stage.storage_ca is not None:
+        items = [{"key": stage.storage_ca.key, "path": STORAGE_CA_FILE}]
+        volumes.append({"name": "storage-ca", "configMap": {"name": stage.storage_ca.name, "items": items}})
     return volumes

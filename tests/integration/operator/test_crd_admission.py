@@ -23,6 +23,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 Document = dict[str, Any]
 
+STORAGE: Document = {"uri": "s3://runs/demo"}
 SOURCE: Document = {"name": "chart_qa", "annotation": "s3://data/chart_qa.jsonl", "repeat": "2.5"}
 
 
@@ -137,6 +138,25 @@ def test_every_example_is_accepted(kubectl: Kubectl, path: Path) -> None:
         (training("x" * 31), "metadata.name: at most 30 characters"),
         (training("8b.run"), "metadata.name: at most 30 characters"),
         (training(paralelism={}), 'unknown field "spec.paralelism"'),
+        (
+            with_stage(checkpoint={"everySteps": 5, "keepEvery": 5}),
+            "spec.stages[].checkpoint.keepEvery: needs keepLast",
+        ),
+        (
+            with_stage(checkpoint={"everySteps": 5, "keepLast": 1, "keepEvery": 7}),
+            "spec.stages[].checkpoint.keepEvery: must be a multiple of everySteps",
+        ),
+        (
+            with_stage(checkpoint={"everySteps": 5, "keepLast": 1, "keepEvery": 15}),
+            "spec.stages[].checkpoint.keepEvery: must not be more than the stage's steps",
+        ),
+        (with_stage(checkpoint={"keepLast": 0}), "spec.stages[0].checkpoint.keepLast"),
+        (training(storage=STORAGE | {"checksums": "MD5"}), "spec.storage.checksums: Unsupported value"),
+        (training(storage=STORAGE | {"endpointUrl": "https://key:secret@s3.corp"}), "spec.storage.endpointUrl"),
+        (
+            training(storage=STORAGE | {"endpointUrl": "http://s3.corp", "caConfigMap": {"name": "corp-ca"}}),
+            "spec.storage.caConfigMap: endpointUrl is no https:// URL",
+        ),
     ],
 )
 def test_a_mistake_is_refused_with_the_name_of_the_field(kubectl: Kubectl, document: Document, words: str) -> None:
@@ -163,6 +183,21 @@ def test_a_mixture_is_stored_with_its_defaults_and_a_stage_may_have_its_own(kube
 
     assert stored["spec"]["data"]["mixture"] == [SOURCE | {"augment": False}]
     assert InternVLTraining.model_validate(stored).spec == InternVLTraining.model_validate(written).spec
+
+
+def test_how_the_store_is_reached_and_what_is_kept_is_stored_with_defaults(kubectl: Kubectl) -> None:
+    kubectl.apply(training("plain", storage=STORAGE))
+    kept, private = {"everySteps": 5, "keepLast": 2, "keepEvery": 10}, {"caConfigMap": {"name": "corp-ca"}}
+    written = training("private", storage=STORAGE | private | {"endpointUrl": "https://s3.corp", "checksums": "none"})
+    written["spec"]["stages"][0]["checkpoint"] = kept
+    kubectl.apply(written)
+
+    plain, stored = kubectl.get("plain")["spec"], kubectl.get("private")["spec"]
+
+    assert plain["storage"] == STORAGE | {"pathStyle": True, "checksums": "auto"}
+    assert stored["storage"]["caConfigMap"] == {"name": "corp-ca", "key": "ca.crt"}
+    assert stored["stages"][0]["checkpoint"] == kept
+    assert InternVLTraining.model_validate(kubectl.get("private")).spec == InternVLTraining.model_validate(written).spec
 
 
 def test_an_overlay_is_kept_as_it_was_written(kubectl: Kubectl) -> None:

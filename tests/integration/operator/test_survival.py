@@ -10,7 +10,14 @@ from kubernetes.client import ApiException, RbacAuthorizationV1Api
 from internvl_trainer.contract import keys
 from internvl_trainer.storage import ObjectStore
 from tests.integration.operator.conftest import BUCKET, STAGE, Install, Make
-from tests.integration.operator.harness import Cluster, JsonObject, OperatorProcess, commit_checkpoint, eventually
+from tests.integration.operator.harness import (
+    Cluster,
+    JsonObject,
+    OperatorProcess,
+    commit_checkpoint,
+    digest,
+    eventually,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -172,6 +179,31 @@ def test_a_damaged_checkpoint_is_never_handed_on(
     eventually("the run fails", lambda: cluster.reason("run", "Failed") == "HandoffInvalid")
     assert "__0_0.distcp" in cluster.condition("run", "Failed")["message"]
     assert list(cluster.jobs()) == ["run-warmup-a1"]
+
+
+def test_what_a_replaced_attempt_commits_late_never_ends_the_stage(
+    cluster: Cluster, operator: OperatorProcess, make_training: Make, store: ObjectStore, tmp_path: Path
+) -> None:
+    cluster.submit(make_training())
+    pod = cluster.start_pod(cluster.job("run-warmup-a1"))
+    cluster.end_pod(pod, 137)
+    cluster.settle_job("run-warmup-a1", "Failed")
+    cluster.job("run-warmup-a2")
+    # Nobody saw that a process of attempt 1 lived on, and trained to the end.
+    commit_checkpoint(cluster.config("run-warmup-a1"), store, tmp_path)
+
+    cluster.settle_job("run-warmup-a2", "Succeeded")
+    eventually("it waits", lambda: cluster.reason("run", "Progressing") == "WaitingForCheckpoint")
+    waited_for = cluster.condition("run", "Progressing")["message"]
+    assert "waiting for the final manifest of step 20 by attempt 2" in waited_for
+    assert "that of attempt 1 was replaced and does not count" in waited_for
+    assert "run-full-a1" not in cluster.jobs()
+
+    manifest = commit_checkpoint(cluster.config("run-warmup-a2"), store, tmp_path)
+    cluster.job("run-full-a1")
+    handed_on = cluster.config("run-full-a1").init
+    assert {ref.sha256 for ref in handed_on.values()} == {digest(manifest)}
+    assert all("/a2/" in ref.uri for ref in handed_on.values())
 
 
 def test_a_bucket_that_does_not_exist_is_told(cluster: Cluster, operator: OperatorProcess, make_training: Make) -> None:

@@ -12,7 +12,8 @@ class ExitCode(IntEnum):
 
     SUCCESS = 0
     INVALID_CONFIG = 2
-    """The job config, the data's format or the model geometry is wrong: another attempt fails the same way."""
+    """The job config, the data's format or the model geometry is wrong, or the stage's own checkpoint was trained with
+    other seeds or another global batch: another attempt fails the same way."""
     INVALID_CHECKPOINT = 10
     """A checkpoint that the config names does not exist, or its bytes are not those of its manifest."""
     NON_FINITE_LOSS = 11
@@ -22,7 +23,8 @@ class ExitCode(IntEnum):
     PEER_LOST = 21
     """A collective failed or timed out, or another process of the job died."""
     CHECKPOINT_CONFLICT = 22
-    """Another or a damaged checkpoint lies under this attempt's own key; a new attempt number has keys of its own."""
+    """Another or a damaged checkpoint lies under this attempt's own key, or a later attempt of the stage has begun, so
+    that what this one trains does not count any more. A new attempt number has keys of its own."""
     INTERRUPTED = 30
     """SIGTERM arrived; a checkpoint of the last whole step was committed within the grace period."""
 

@@ -53,6 +53,7 @@ def commit(tmp_path: Path) -> Commit:
         total_steps: int = STEPS,
         attempt: int = 1,
         shards: int = 2,
+        etag: str = "",
         publish: tuple[Component, ...] = (),
         components: tuple[str, ...] = ("vision", "projector", "language", "optimizer", "state"),
     ) -> Checkpoint:
@@ -65,7 +66,7 @@ def commit(tmp_path: Path) -> Commit:
             payload = f"{name} of {uri}".encode()
             (folder / name).write_bytes(payload)
             digest = hashlib.sha256(payload).hexdigest()
-            objects.append(StoredObject(key=name, size=len(payload), sha256=digest))
+            objects.append(StoredObject(key=name, size=len(payload), sha256=digest, etag=etag))
         manifest = Manifest(
             run=run,
             stage=STAGE,

@@ -4,10 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    SSLError,
+)
 
 from internvl_operator.adapters.object_store import (
     Credentials,
+    ObjectInfo,
     ObjectNotFoundError,
     ObjectStores,
     ObjectTooLargeError,
@@ -55,6 +63,14 @@ async def test_an_object_that_is_too_large_is_not_read(stores: ObjectStores, tmp
         await stores.read(HERE, f"file://{tmp_path}/large", limit=10)
 
 
+async def test_one_object_is_looked_at_without_a_listing(stores: ObjectStores, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"123")
+    assert await stores.stat(HERE, f"file://{tmp_path}/small") == ObjectInfo(3, "")
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await stores.stat(HERE, f"file://{tmp_path}/nothing")
+    assert caught.value.uri == f"file://{tmp_path}/nothing"
+
+
 async def test_an_empty_prefix_lists_nothing(stores: ObjectStores, tmp_path: Path) -> None:
     assert await stores.list(HERE, f"file://{tmp_path}/nothing/") == {}
 
@@ -80,6 +96,24 @@ def test_answers_of_a_store_by_what_can_be_done_about_them(status: int, code: st
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     with pytest.raises(expected, match="s3://bucket/key"), _typed_errors("s3://bucket/key"):
         raise ClientError(answer, "GetObject")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="https://user:s3cr3t@s3.corp/bucket/key?X-Amz-Signature=s3cr3t"),
+        ConnectTimeoutError(endpoint_url="https://user:s3cr3t@s3.corp/bucket/key?X-Amz-Signature=s3cr3t"),
+        SSLError(endpoint_url="https://user:s3cr3t@s3.corp/bucket/key?X-Amz-Signature=s3cr3t", error=OSError("s3cr3t")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_of_a_failed_connection_the_host_is_told_and_nothing_else_of_the_address(error: BotoCoreError) -> None:
+    with (
+        pytest.raises(StoreError, match=r"s3://bucket/key: .*to s3\.corp\b") as caught,
+        _typed_errors("s3://bucket/key"),
+    ):
+        raise error
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_without_credentials_the_remedy_is_told() -> None:

@@ -110,9 +110,35 @@ def test_a_manifest_that_never_appears_fails_the_run_and_says_what_is_missing(wo
     failed = world.status.condition(ConditionType.FAILED)
     assert failed
     assert failed.reason == "HandoffInvalid"
-    assert f"s3://runs/demo/{RUN.uid}/stage0/: no manifest of step 10 does not exist" in failed.message
+    missing = f"the final manifest of step 10 by attempt 1 below s3://runs/demo/{RUN.uid}/stage0/"
+    assert failed.message == f"stage stage0: the job succeeded, but after 301 s {missing} does not exist"
     assert world.status.stage("stage0").state is StageState.FAILED
     assert len(world.jobs) == 1
+
+
+def test_what_a_replaced_attempt_commits_late_does_not_end_the_stage(world: World) -> None:
+    world.settle()
+    world.fail(1)
+    world.settle()
+    world.commit(world.jobs[0])
+    world.start()
+    world.settle()
+    assert world.status.stage("stage0").state is StageState.RUNNING, "attempt 2 is at work, whatever attempt 1 leaves"
+
+    world.succeed(manifest=False)
+    world.settle()
+    progressing = world.status.condition(ConditionType.PROGRESSING)
+    assert progressing
+    assert progressing.reason == "WaitingForCheckpoint"
+    assert "waiting for the final manifest of step 10 by attempt 2" in progressing.message
+
+    world.commit(world.jobs[1])
+    world.settle()
+    done = world.status.stage("stage0")
+    assert done.last_checkpoint
+    assert (done.state, done.last_checkpoint.uri) == (StageState.SUCCEEDED, world.manifests["stage0", 2].uri)
+    assert world.current
+    assert world.current.create.config.init[Component.VISION] == world.manifests["stage0", 2]
 
 
 def test_a_store_that_is_down_fails_nothing_however_long_it_takes(world: World) -> None:

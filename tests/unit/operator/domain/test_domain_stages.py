@@ -12,6 +12,7 @@ from internvl_operator.domain import job_config
 from internvl_operator.domain.stages import Expansion, expand
 from internvl_operator.domain.state import AttemptKey
 from internvl_trainer.contract.job import PartitionConfig
+from internvl_trainer.contract.retention import Retention
 from tests.property.world import World, training_spec
 
 pytestmark = pytest.mark.unit
@@ -179,6 +180,62 @@ def test_how_the_model_is_cut_and_what_is_recomputed_reaches_the_trainer() -> No
     assert (plan.optimization.steps, plan.optimization.loss_reweighting) == (10, "square"), "the rest stays as it was"
 
 
+def test_what_is_saved_and_kept_reaches_the_trainer_and_by_default_all_is_kept() -> None:
+    checkpoint = {"everySteps": 2, "keepLast": 3, "keepEvery": 4}
+    (plain,), (kept,) = (expand(spec).stages for spec in (spec_with_stage(), spec_with_stage(checkpoint=checkpoint)))
+
+    assert plain.checkpoint.retention == Retention(keep_last=None, keep_every=None)
+    assert kept.checkpoint.every_steps == 2
+    assert kept.checkpoint.retention == Retention(keep_last=3, keep_every=4)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words"),
+    [
+        (
+            {"everySteps": 2, "keepEvery": 4},
+            "is 4, but without keepLast all checkpoints are kept; give keepLast as well",
+        ),
+        (
+            {"everySteps": 4, "keepLast": 1, "keepEvery": 6},
+            "only multiples of everySteps, 4, are saved; use a multiple",
+        ),
+        (
+            {"everySteps": 4, "keepLast": 1, "keepEvery": 12},
+            "the stage has 10 steps: none would be kept; use 10 at most",
+        ),
+    ],
+)
+def test_a_rule_that_would_keep_nothing_is_refused_with_its_remedy(checkpoint: dict[str, int], words: str) -> None:
+    (problem,) = expand(spec_with_stage(checkpoint=checkpoint)).problems
+
+    assert problem.field == "spec.stages[stage0].checkpoint.keepEvery"
+    assert words in problem.problem
+
+
+def test_how_the_store_is_reached_reaches_the_trainer() -> None:
+    storage = {
+        "uri": "s3://runs/demo",
+        "endpointUrl": "https://s3.corp:9000",
+        "checksums": "CRC32",
+        "caConfigMap": {"name": "corp-ca"},
+    }
+    (plain,), (private,) = (expand(spec).stages for spec in (training_spec(1), training_spec(1, storage=storage)))
+
+    assert (plain.storage.ca_file, plain.storage.checksums, plain.storage_ca) == (None, "auto", None)
+    assert private.storage.endpoint_url == "https://s3.corp:9000"
+    assert (private.storage.ca_file, private.storage.checksums) == ("/etc/internvl-storage-ca/ca.crt", "CRC32")
+
+
+def test_an_authority_for_an_endpoint_without_tls_is_refused() -> None:
+    storage = {"uri": "s3://runs/demo", "endpointUrl": "http://s3.corp", "caConfigMap": {"name": "corp-ca"}}
+
+    (problem,) = expand(training_spec(1, storage=storage)).problems
+
+    assert problem.field == "spec.storage.caConfigMap"
+    assert "endpointUrl is http://s3.corp, which shows no certificate" in problem.problem
+
+
 def test_the_job_config_says_all_that_an_attempt_needs() -> None:
     world = World(training_spec(2))
     world.settle()
@@ -189,7 +246,7 @@ def test_the_job_config_says_all_that_an_attempt_needs() -> None:
     config = created.config
 
     assert (config.stage, config.attempt, config.run.name) == ("stage1", 1, "demo")
-    assert {ref.uri for ref in config.init.values()} == {world.manifests["stage0"].uri}
+    assert {ref.uri for ref in config.init.values()} == {world.manifests["stage0", 1].uri}
     assert config.progress is None, "the endpoint is the job builder's business"
     assert type(config).from_bytes(config.to_bytes()) == config
     assert job_config.build(created.stage, world.status.stage("stage1"), created.run) == config

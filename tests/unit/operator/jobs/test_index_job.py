@@ -103,8 +103,8 @@ def test_devices_are_left_to_training() -> None:
     assert container(resources=resources)["resources"] == {"requests": {"cpu": "8"}, "limits": {"memory": "64Gi"}}
 
 
-def test_it_has_the_images_the_credentials_and_the_overlay_of_the_stages_pods() -> None:
-    storage = {"uri": "s3://runs/demo", "secretRef": {"name": "s3-cred"}}
+def test_it_has_the_images_the_credentials_the_authority_and_the_overlay_of_the_stages_pods() -> None:
+    storage = {"uri": "s3://runs/demo", "secretRef": {"name": "s3-cred"}, "caConfigMap": {"name": "corp-ca"}}
     overlay = {
         "metadata": {"labels": {"team": "vision", "training.internvl.dev/index": "mine"}},
         "spec": {"serviceAccountName": "trainer", "restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 600},
@@ -123,6 +123,16 @@ def test_it_has_the_images_the_credentials_and_the_overlay_of_the_stages_pods() 
     assert {"name": "s3-cred", "key": "AWS_ACCESS_KEY_ID"} in [
         item["valueFrom"]["secretKeyRef"] for item in pod["env"] if "valueFrom" in item
     ]
+    assert {"name": "storage-ca", "mountPath": "/etc/internvl-storage-ca", "readOnly": True} in pod["volumeMounts"]
+    config = JobConfig.from_bytes(built(storage=storage)[0]["data"]["job.json"].encode())
+    assert config.storage.ca_file == "/etc/internvl-storage-ca/ca.crt"
+
+
+def test_how_a_stores_answers_are_verified_asks_for_no_other_index() -> None:
+    verified = {"uri": "s3://runs/demo", "checksums": "none", "caConfigMap": {"name": "corp-ca"}}
+
+    assert create(storage=verified).name == create(storage={"uri": "s3://runs/demo"}).name
+    assert create(storage={"uri": "s3://runs/other"}).name != create(storage={"uri": "s3://runs/demo"}).name
 
 
 def test_its_pod_passes_pod_securitys_restricted_profile() -> None:

@@ -134,6 +134,32 @@ def test_temporary_credentials_bring_their_session_token_and_lasting_ones_need_n
     assert "AWS_SESSION_TOKEN" not in variables()
 
 
+def test_the_stores_authority_is_mounted_where_the_config_says() -> None:
+    reference = {"name": "corp-ca", "key": "bundle.pem"}
+    storage = {"uri": "s3://runs/demo", "endpointUrl": "https://s3.corp", "caConfigMap": reference}
+
+    config_map, _ = built(storage=storage)
+
+    config = JobConfig.from_bytes(config_map["data"]["job.json"].encode())
+    (mount,) = [mount for mount in container(storage=storage)["volumeMounts"] if mount["name"] == "storage-ca"]
+    assert mount == {"name": "storage-ca", "mountPath": "/etc/internvl-storage-ca", "readOnly": True}
+    assert config.storage.ca_file == f"{mount['mountPath']}/ca.crt"
+    volumes = template(storage=storage)["spec"]["volumes"]
+    items = [{"key": "bundle.pem", "path": "ca.crt"}]
+    assert {"name": "storage-ca", "configMap": {"name": "corp-ca", "items": items}} in volumes
+
+
+def test_no_volume_is_mounted_inside_another_which_a_read_only_one_would_not_bear() -> None:
+    storage = {"uri": "s3://runs/demo", "caConfigMap": {"name": "corp-ca"}}
+    paths = [f"{mount['mountPath']}/" for mount in container(storage=storage)["volumeMounts"]]
+
+    assert not [(one, other) for one in paths for other in paths if one != other and other.startswith(one)]
+
+
+def test_without_an_authority_of_its_own_the_pod_has_no_volume_for_one() -> None:
+    assert "storage-ca" not in str(template())
+
+
 def test_accelerators_are_asked_for_by_name() -> None:
     resources = {"nodes": 2, "processesPerNode": 2, "gpuResource": "nvidia.com/gpu"}
     compute = {"requests": {"cpu": 8}, "limits": {"memory": "64Gi"}}
