@@ -200,7 +200,7 @@ class Gate:
 
     async def _digest(self, address: StoreAddress, folder: str, stored: StoredObject) -> str:
         for _ in range(LOOKS):
-            digest = await self._stores.sha256(address, folder + stored.key)
+            digest = await self._stores.sha256(address, folder + stored.key, block_bytes=stored.block_bytes)
             if digest == stored.sha256:
                 break
         return digest

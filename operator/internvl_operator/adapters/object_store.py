@@ -5,7 +5,6 @@ neither the watch of the Kubernetes API nor the trainers' reports.
 """
 
 import asyncio
-import hashlib
 import ssl
 import threading
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from internvl_operator.adapters.certificates import CertificateFiles
 from internvl_operator.config import GateSettings
+from internvl_trainer.contract.object_digest import ObjectDigest
 
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 SECRET_KEY = "AWS_SECRET_ACCESS_KEY"
@@ -147,22 +147,25 @@ class ObjectStores:
         """
         return await self._run(address, uri, lambda backend: backend.stat(uri))
 
-    async def sha256(self, address: StoreAddress, uri: str) -> str:
-        """The hexadecimal digest of an object's bytes, read whole but never held whole.
+    async def sha256(self, address: StoreAddress, uri: str, *, block_bytes: int = 0) -> str:
+        """The hexadecimal digest of an object, read whole but never held whole.
+
+        Args:
+            block_bytes: of the object's record in its manifest.
 
         Raises:
             ObjectNotFoundError: there is none.
             StoreAccessError, StoreUnavailableError: the store gave no answer.
         """
-        return await self._run(address, uri, lambda backend: self._digest(backend, uri))
+        return await self._run(address, uri, lambda backend: self._digest(backend, uri, block_bytes))
 
-    def _digest(self, backend: _Backend, uri: str) -> str:
-        digest = hashlib.sha256()
+    def _digest(self, backend: _Backend, uri: str, block_bytes: int) -> str:
+        digest = ObjectDigest(block_bytes)
         for chunk in backend.chunks(uri):
             if self._stopped.is_set():
                 raise StoreUnavailableError(f"{uri}: the operator is stopping")
             digest.update(chunk)
-        return digest.hexdigest()
+        return digest.sha256
 
     async def _run[Result](self, address: StoreAddress, uri: str, read: Callable[[_Backend], Result]) -> Result:
         def call() -> Result:

@@ -7,17 +7,15 @@ checkpoint of one does not count (contract/attempts.py).
 """
 
 import logging
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from internvl_trainer.checkpoint import history, state, transfer, verify
+from internvl_trainer.checkpoint import history, offers, state, transfer, verify
 from internvl_trainer.checkpoint.components import OPTIMIZER, check_same_shape
 from internvl_trainer.checkpoint.draft import random_state
 from internvl_trainer.checkpoint.errors import (
-    CheckpointConflictError,
     DataPositionError,
     InvalidCheckpointError,
     NotFinalError,
@@ -31,14 +29,15 @@ from internvl_trainer.checkpoint.peers import Peers
 from internvl_trainer.checkpoint.saving import Saved, Saver
 from internvl_trainer.checkpoint.sharded import Checkpointable
 from internvl_trainer.checkpoint.state import StepMetrics, TrainState
+from internvl_trainer.checkpoint.transfer import Transfers
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.base import Component
 from internvl_trainer.contract.exit_codes import DO_NOT_RETRY
 from internvl_trainer.contract.gate import Candidate, Problem
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.contract.manifest import ComponentManifest, ManifestRef
-from internvl_trainer.storage import AlreadyExistsError, ObjectNotFoundError, ObjectStore, Traits
+from internvl_trainer.contract.manifest import ManifestRef
+from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, Traits
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +63,9 @@ class Checkpointer:
         self._peers = Peers.from_environment()
         self._store = store.with_traits(self._peers.first(lambda: _traits(job, store)))
         self._scratch = scratch
-        self._transport = Transport(self._store, scratch, self._peers)
-        self._saver = Saver(job, self._store, scratch, self._peers)
+        self._transfers = Transfers(self._store, patience=job.checkpoint.patience_seconds)
+        self._transport = Transport(self._transfers, scratch, self._peers)
+        self._saver = Saver(job, self._store, self._transfers, scratch, self._peers)
         self._origin = None if job.init else Origin({}, ())
 
     def __enter__(self) -> Self:
@@ -240,24 +240,7 @@ class Checkpointer:
             raise NotFinalError(f"{ref.uri} is of step {manifest.step} of {manifest.total_steps}; publish the last one")
         storage, run = self._job.storage.uri, self._job.run
         uri = keys.component_uri(storage, run.uid, self._job.stage, self._job.attempt, component)
-        offer = ComponentManifest(
-            component=component,
-            source=ref,
-            run=manifest.run,
-            stage=manifest.stage,
-            attempt=manifest.attempt,
-            step=manifest.step,
-            created_at=datetime.now(UTC),
-            vision=manifest.model.vision,
-            tensors=manifest.components[component],
-            lineage=lineage_with(*source) if component is Component.VISION else (),
-        )
-        try:
-            self._store.put_if_absent(uri, offer.to_bytes())
-        except AlreadyExistsError as error:
-            present = verify.read_component_manifest(self._store, uri)
-            if present is None or present.model_copy(update={"created_at": offer.created_at}) != offer:
-                raise CheckpointConflictError(f"{uri} offers something else than {ref.uri}") from error
+        offers.put_offer(self._store, uri, offers.offer_of(source, component))
         logger.info("published %s as %s", component, uri)
         return uri
 

@@ -100,3 +100,9 @@ class ScratchError(CheckpointError):
     """The scratch folder cannot be written. Check the size of the pod's volume at $INTERNVL_SCRATCH."""
 
     exit_code = ExitCode.PEER_LOST
+
+
+class TransferProcessDiedError(CheckpointError):
+    """A process that uploads or downloads shards is gone without a word."""
+
+    exit_code = ExitCode.PEER_LOST

@@ -56,9 +56,11 @@ def load_model(
     """
     if not dist.is_initialized():
         raise RuntimeError("load_model needs a process group, of one process at least: call init_process_group first")
-    wanted, transport = list(components), Transport(store, scratch, Peers.from_environment())
-    sources = transport.peers.first(lambda: [verify.open_source(store, component, ref) for component in wanted])
-    load_components(sources[0], wanted, model, geometry, transport)
+    wanted = list(components)
+    with Transfers(store) as transfers:
+        transport = Transport(transfers, scratch, Peers.from_environment())
+        sources = transport.peers.first(lambda: [verify.open_source(store, component, ref) for component in wanted])
+        load_components(sources[0], wanted, model, geometry, transport)
     return sources[0].manifest
 
 
@@ -66,7 +68,7 @@ def load_model(
 class Transport:
     """Between the store and the processes of a job, by way of each node's scratch."""
 
-    store: ObjectStore
+    transfers: Transfers
     scratch: Path
     peers: Peers
 
@@ -76,14 +78,14 @@ class Transport:
 
         Each node downloads, once, the blocks that hold what its processes ask for, and no others.
         """
-        with self.peers.node_folder(self.scratch, "load") as folder, Transfers(self.store) as transfers:
-            self.peers.each_node(lambda: self._download(transfers, source, dict.fromkeys(sharded.INDEX_FILES), folder))
+        with self.peers.node_folder(self.scratch, "load") as folder:
+            self.peers.each_node(lambda: self._download(source, dict.fromkeys(sharded.INDEX_FILES), folder))
             mine = self.peers.each(lambda: sharded.ranges_of(folder, state))
             ranges: dict[str, list[Range] | None] = defaultdict(list)
             for asked in self.peers.on_node(mine):
                 for file, wanted in asked.items():
                     ranges[file] = [*(ranges[file] or ()), *wanted]
-            self.peers.each_node(lambda: self._download(transfers, source, ranges, folder))
+            self.peers.each_node(lambda: self._download(source, ranges, folder))
             yield folder
 
     def load(self, folder: Path, state: ShardedStateDict) -> ShardedStateDict:
@@ -91,16 +93,14 @@ class Transport:
         loaded = self.peers.each(lambda: sharded.load(state, folder))
         return {name: loaded[name] for name in state}
 
-    def _download(
-        self, transfers: Transfers, source: Source, ranges: Mapping[str, list[Range] | None], folder: Path
-    ) -> None:
+    def _download(self, source: Source, ranges: Mapping[str, list[Range] | None], folder: Path) -> None:
         """Fetch the blocks that hold some ranges of files; None asks for the whole file."""
         begun = time.monotonic()
         wanted = []
         for stored in named(source.manifest, ranges):
             asked = ranges[stored.key]
             wanted.append(Wanted.whole(stored) if asked is None else Wanted.part(stored, asked))
-        transfers.download(source.ref.uri, wanted, folder)
+        self.transfers.download(source.ref.uri, wanted, folder)
         size = sum(each.size for each in wanted)
         logger.info("fetched %.1f MB of %d objects in %.2f s", size / 1e6, len(wanted), time.monotonic() - begun)
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 def stock(store: ObjectStore, stage_prefix: str, *, max_attempt: int) -> list[Kept]:
     """The sound checkpoints of a stage that count for an attempt, and what speaks for keeping each.
 
+    None where the record of an attempt cannot be read: nobody knows then which ones count.
+
     Raises:
         StoreError: the store did not answer.
     """
@@ -26,8 +28,9 @@ def stock(store: ObjectStore, stage_prefix: str, *, max_attempt: int) -> list[Ke
     return [
         kept
         for stage in found.stages
+        if stage.uri == stage_prefix and not stage.has_unknown_fences
         for kept in garbage.stock(found, stage)
-        if stage.uri == stage_prefix and kept.candidate.key.attempt <= max_attempt
+        if kept.candidate.key.attempt <= max_attempt
     ]
 
 

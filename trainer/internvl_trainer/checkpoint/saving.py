@@ -73,17 +73,18 @@ class Saver:
     Args:
         job: this attempt's config.
         store: opened for `job.storage`, its traits known.
+        transfers: of that store; closed with this.
         scratch: a folder on this node with room for this node's shards.
         peers: of the calling thread.
     """
 
-    def __init__(self, job: JobConfig, store: ObjectStore, scratch: Path, peers: Peers) -> None:
+    def __init__(self, job: JobConfig, store: ObjectStore, transfers: Transfers, scratch: Path, peers: Peers) -> None:
         self._job = job
         self._store = store
         self._peers = peers
         self._background = peers.twin()
         self._exit = ExitStack()
-        self._transfers = self._exit.enter_context(Transfers(store, patience=job.checkpoint.patience_seconds))
+        self._transfers = self._exit.enter_context(transfers)
         self._thread = self._exit.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
         self._folder = peers.node_path(scratch, "save")
         self._pruner = Pruner(job, store)

@@ -17,8 +17,8 @@ import torch
 
 from internvl_trainer.checkpoint.blob import ALIGNMENT, Blob, blob_of
 
-SHARD_BYTES = 2 * 1024**3
-"""How large a shard file grows, unless one tensor alone is larger."""
+SHARD_BYTES = 256 * 1024**2
+"""How large a shard file grows, unless one tensor alone is larger: several of a rank go up at once."""
 
 
 class Piece(NamedTuple):

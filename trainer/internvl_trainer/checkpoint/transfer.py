@@ -6,21 +6,22 @@ as fast as a node's network does, and training, in another one, is not to wait f
 
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from itertools import batched
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from internvl_trainer.checkpoint.errors import InvalidCheckpointError
+from internvl_trainer.checkpoint.errors import InvalidCheckpointError, TransferProcessDiedError
 from internvl_trainer.checkpoint.moving import STREAMS, Fetch, Mover, Process
 from internvl_trainer.checkpoint.ranges import Block, Range, blocks_of, blocks_with
 from internvl_trainer.contract import gate, keys
 from internvl_trainer.contract.manifest import Manifest, StoredObject
-from internvl_trainer.data.processors import usable_processors
-from internvl_trainer.data.worker_pool import WorkerPool
+from internvl_trainer.processes.pool import WorkerPool
+from internvl_trainer.processes.processors import usable_processors
 from internvl_trainer.storage import ObjectStore
 
 LARGE = 64 * 1024 * 1024
@@ -103,8 +104,9 @@ class Transfers:
             key: _reporting(executor.submit(upload, files[key], prefix + key), sizes[key], told)
             for key in sorted(files, key=lambda key: sizes[key], reverse=True)
         }
-        _all_ended(futures.values())
-        return [futures[key].result().model_copy(update={"key": key}) for key in sorted(files)]
+        with _death_told():
+            _all_ended(futures.values())
+            return [futures[key].result().model_copy(update={"key": key}) for key in sorted(files)]
 
     def download(self, manifest_uri: str, wanted: Collection[Wanted], folder: Path, told: Told = _nobody) -> None:
         """Fetch blocks of a checkpoint's objects into files of `folder`, each compared with its SHA-256.
@@ -148,8 +150,9 @@ class Transfers:
             _reporting(executor.submit(fetch_all, some), sum(fetch.block.length for fetch in some), told)
             for some in batched(fetches, 1 if total < LARGE else STREAMS)
         ]
-        _all_ended(futures)
-        problems = (problem for future in futures for problem in future.result())
+        with _death_told():
+            _all_ended(futures)
+            problems = [problem for future in futures for problem in future.result()]
         return [*unsafe, *dict.fromkeys(problems)]
 
     def _executor(self, size: int) -> Executor:
@@ -188,6 +191,17 @@ def named(manifest: Manifest, keys: Collection[str]) -> list[StoredObject]:
     if unknown:
         raise InvalidCheckpointError(f"the manifest names no object {', '.join(unknown)}, which is needed")
     return [objects[key] for key in sorted(keys)]
+
+
+@contextmanager
+def _death_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise TransferProcessDiedError(
+            "a process that moves a checkpoint's bytes was killed, as a rule for want of memory; give the pod more "
+            "(resources.memory)"
+        ) from error
 
 
 def _make_room(path: Path, size: int) -> None:

@@ -24,9 +24,10 @@ class ManifestRef(Contract):
 class StoredObject(Contract):
     """One object of a checkpoint.
 
-    `key` is relative to the manifest's folder. `sha256` is of the whole object, computed by the writer in the pass
-    that uploads it. `etag` is what the store answered to the upload, without quotes; empty for stores that have none.
-    One of the two CRCs is there: the one that the store has verified, or the better one where it verifies none.
+    `key` is relative to the manifest's folder. `sha256` is computed by the writer in the pass that uploads it: of the
+    object's bytes, or, where it has several blocks, of their digests (`object_digest.sha256_of`). `etag` is what the
+    store answered to the upload, without quotes; empty for stores that have none. One of the two CRCs is there: the one
+    that the store has verified, or the better one where it verifies none.
     """
 
     key: str

@@ -72,6 +72,7 @@ def import_(
     endpoint_url: str | None,
     region: str | None,
     virtual_host_style: bool,
+    ca_file: str | None,
     output: str,
 ) -> None:
     """Make a checkpoint of a Hugging Face folder.
@@ -93,7 +94,7 @@ def import_(
         from internvl_trainer.convert.importing import start_of_training, whole_folder
         from internvl_trainer.storage import open_store
 
-        store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
+        store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style, ca_file=ca_file)
         check_destination(destination, store)
         model = catalog.get(model_name) if model_name else None
         if source:
@@ -153,6 +154,7 @@ def export(
     endpoint_url: str | None,
     region: str | None,
     virtual_host_style: bool,
+    ca_file: str | None,
     output: str,
 ) -> None:
     """Make a Hugging Face folder of a checkpoint.
@@ -172,7 +174,7 @@ def export(
         from internvl_trainer.storage import open_store
 
         exporting.check_destination(folder)
-        store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
+        store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style, ca_file=ca_file)
         chosen = Component(component) if component else None
         source = open_any(store, manifest_uri(_whole_uri(checkpoint)))
         begun = time.monotonic()

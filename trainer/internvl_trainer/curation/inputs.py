@@ -61,6 +61,7 @@ def takes_data(command: Callable[..., None]) -> Callable[..., None]:
         endpoint_url: str | None,
         region: str | None,
         virtual_host_style: bool,
+        ca_file: str | None,
         cache: Path,
         **options: Any,
     ) -> None:
@@ -68,7 +69,9 @@ def takes_data(command: Callable[..., None]) -> Callable[..., None]:
             job: JobConfig | None = None
             if config is None:
                 data, geometry = _of_meta(meta, tokenizer, model, changes)
-                store = open_store(endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style)
+                store = open_store(
+                    endpoint_url=endpoint_url, region=region, path_style=not virtual_host_style, ca_file=ca_file
+                )
             else:
                 if meta or tokenizer or model:
                     raise click.UsageError("--config names data, tokenizer and model; give no others beside it")
@@ -78,6 +81,7 @@ def takes_data(command: Callable[..., None]) -> Callable[..., None]:
                     endpoint_url=endpoint_url or storage.endpoint_url,
                     region=region or storage.region,
                     path_style=storage.path_style and not virtual_host_style,
+                    ca_file=ca_file or storage.ca_file,
                 )
             command(inputs=Inputs(data, geometry, store, cache, job), **options)
 
@@ -105,6 +109,7 @@ _OPTIONS = (
     click.option("--endpoint-url", help="S3-compatible endpoint; default: the job's, the environment's, else AWS."),
     click.option("--region", help="S3 region; default: the job's, else the environment's."),
     click.option("--virtual-host-style", is_flag=True, help="Put the bucket into the host name, not the path."),
+    click.option("--ca-file", help="PEM file that signs the endpoint's certificate; default: the job's."),
     click.option(
         "--cache",
         type=click.Path(file_okay=False, path_type=Path),

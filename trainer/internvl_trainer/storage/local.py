@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from internvl_trainer.contract.manifest import StoredObject
-from internvl_trainer.storage.digest import BlockDigest, StreamDigest
+from internvl_trainer.contract.object_digest import ObjectDigest
+from internvl_trainer.storage.digest import StreamChecksum
 from internvl_trainer.storage.errors import (
     AlreadyExistsError,
     InvalidLocationError,
@@ -87,12 +88,12 @@ class LocalFolder:
             _path(location).unlink(missing_ok=True)
 
     def delete_all(self, locations: Iterable[str]) -> None:
-        """See `ObjectStore.delete_all`; folders that are empty then go, too."""
+        """See `ObjectStore.delete_all`; where that empties its folder, or the one above, these go, too."""
         for location in locations:
             self.delete(location)
             # The first folder that is not empty ends it.
             with suppress(OSError):
-                for folder in _path(location).parents:
+                for folder in _path(location).parents[:2]:
                     folder.rmdir()
 
     def unfinished_uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime | None]]:
@@ -135,16 +136,16 @@ def _path(location: str) -> Path:
 
 
 def _copy(source: Path, target: Path) -> StoredObject:
-    digest, blocks = StreamDigest("CRC64NVME"), BlockDigest()
+    checksum, digest = StreamChecksum("CRC64NVME"), ObjectDigest()
     with source.open("rb") as stream, unfinished(target) as (temporary, sink):
         while chunk := stream.read(CHUNK):
+            checksum.update(chunk)
             digest.update(chunk)
-            blocks.update(chunk)
             sink.write(chunk)
         _flush(sink)
         temporary.replace(target)
         _flush_folder(target.parent)
-    return stored_object(target.name, digest, blocks.sha256)
+    return stored_object(target.name, checksum, digest.blocks)
 
 
 def _state(path: Path) -> tuple[int, str, datetime | None]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from internvl_trainer.contract.manifest import StoredObject
-from internvl_trainer.storage.digest import CHECKSUMS, Algorithm, BlockDigest, StreamDigest
+from internvl_trainer.contract.object_digest import BLOCK_BYTES, ObjectDigest
+from internvl_trainer.storage.digest import CHECKSUMS, Algorithm, StreamChecksum
 from internvl_trainer.storage.errors import AlreadyExistsError, ObjectChangedError, ObjectNotFoundError, StoreError
 from internvl_trainer.storage.s3_client import (
     ATTEMPTS,
@@ -54,9 +55,10 @@ class S3:
         self._options = options
         self._traits = traits
         self._made: tuple[int, S3Client] | None = None
+        self._made_for_bulk: tuple[int, S3Client] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_options": self._options, "_traits": self._traits, "_made": None}
+        return {"_options": self._options, "_traits": self._traits, "_made": None, "_made_for_bulk": None}
 
     def with_traits(self, traits: Traits) -> "S3":
         """The same store, used as it can be used."""
@@ -72,6 +74,16 @@ class S3:
             self._made = (os.getpid(), make_client(self._options))
         return self._made[1]
 
+    @property
+    def bulk_client(self) -> "S3Client":
+        """The same for parts of large objects, which are not hashed once more to sign them.
+
+        Their own checksums are signed, and what they amount to is in the SHA-256 of a manifest, which is.
+        """
+        if self._made_for_bulk is None or self._made_for_bulk[0] != os.getpid():
+            self._made_for_bulk = (os.getpid(), make_client(self._options, sign_bodies=False))
+        return self._made_for_bulk[1]
+
     def read(self, location: str) -> bytes:
         """See `ObjectStore.read`."""
         return self._read(location, {})
@@ -86,22 +98,24 @@ class S3:
     def download(self, location: str, path: Path) -> StoredObject:
         """See `ObjectStore.download`. A broken stream goes on at the byte where it broke, of the same ETag."""
         bucket, key = split(location)
-        digest, blocks, etag = StreamDigest(self._traits.checksum or "CRC64NVME"), BlockDigest(), ""
+        checksum, digest, etag = StreamChecksum(self._traits.checksum or "CRC64NVME"), ObjectDigest(), ""
         with unfinished(path) as (temporary, sink):
             with translated("read", location):
                 for chunk, etag in self._resumed(bucket, key):  # noqa: B007  (the last ETag is the object's)
+                    checksum.update(chunk)
                     digest.update(chunk)
-                    blocks.update(chunk)
                     sink.write(chunk)
             sink.flush()
             temporary.replace(path)
-        return stored_object(key.rsplit("/", 1)[-1], digest, blocks.sha256, etag)
+        return stored_object(key.rsplit("/", 1)[-1], checksum, digest.blocks, etag)
 
     def upload(self, path: Path, location: str) -> StoredObject:
         """See `ObjectStore.upload`."""
         bucket, key = split(location)
+        # Unsigned bodies are for stores that have shown that they verify checksums.
+        client = self.bulk_client if self._traits.checksum and path.stat().st_size >= BLOCK_BYTES else self.client
         with translated("write", location):
-            return Upload(self.client, bucket, key, self._traits.checksum).send(path)
+            return Upload(client, bucket, key, self._traits.checksum).send(path)
 
     def put(self, location: str, payload: bytes) -> None:
         """See `ObjectStore.put`."""
@@ -194,7 +208,7 @@ class S3:
         """The status of the answer to a write that carries something: taken, refused or not known; others raise."""
         with translated("write", f"{bucket}/{key}"):
             try:
-                self.client.put_object(Bucket=bucket, Key=key, Body=_PROBE, **extra)  # type: ignore[arg-type]
+                self.bulk_client.put_object(Bucket=bucket, Key=key, Body=_PROBE, **extra)  # type: ignore[arg-type]
             except ClientError as error:
                 status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
                 if status in {400, 409, 412, 501}:

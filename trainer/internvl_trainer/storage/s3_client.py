@@ -85,8 +85,13 @@ class BodyDamagedError(Exception):
     """The store got other bytes than were sent, by their checksum or length; it has kept nothing."""
 
 
-def make_client(options: S3Options) -> "S3Client":
-    """A client of its own session: making clients from one shared session is not thread-safe."""
+def make_client(options: S3Options, *, sign_bodies: bool = True) -> "S3Client":
+    """A client of its own session: making clients from one shared session is not thread-safe.
+
+    Args:
+        options: how to reach the store.
+        sign_bodies: whether requests over plain http are signed with their bodies' SHA-256, as the SDK does by itself.
+    """
     # Newer SDKs add checksums of their own, in a form that several S3-compatible stores refuse.
     checksums: Literal["when_supported", "when_required"]
     checksums = "when_supported" if options.endpoint_url is None else "when_required"
@@ -96,7 +101,11 @@ def make_client(options: S3Options) -> "S3Client":
         retries={"mode": "standard", "total_max_attempts": 6},
         max_pool_connections=32,
         tcp_keepalive=True,
-        s3={"addressing_style": "path" if options.path_style else "auto"},
+        s3={
+            "addressing_style": "path" if options.path_style else "auto",
+            # None leaves it to the SDK.
+            "payload_signing_enabled": None if sign_bodies else False,  # type: ignore[typeddict-item]
+        },
         request_checksum_calculation=checksums,
         response_checksum_validation=checksums,
     )

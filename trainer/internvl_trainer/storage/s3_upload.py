@@ -1,8 +1,8 @@
 """Uploading one file to S3: its bytes are read once, and every digest is taken on the way.
 
-Up to one part it is a single PutObject; beyond that a multipart upload, whose parts are hashed in file order while
-earlier ones are still on their way. A part is a whole number of blocks, so blocks are hashed where parts are sent. Each
-request carries its own CRC, which a store that knows S3's checksums verifies before it keeps the bytes.
+Up to one part it is a single PutObject; beyond that a multipart upload, with some parts on their way at once. A part is
+a whole number of blocks, so blocks are hashed where parts are sent. Each request carries its own CRC, which a store that
+knows S3's checksums verifies before it keeps the bytes.
 """
 
 from collections import deque
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from internvl_trainer.contract.manifest import StoredObject
-from internvl_trainer.storage.digest import BLOCK, CHECKSUMS, Algorithm, StreamDigest, blocks_of
+from internvl_trainer.contract.object_digest import BLOCK_BYTES, blocks_of, sha256_of
+from internvl_trainer.storage.digest import CHECKSUMS, Algorithm, StreamChecksum
 from internvl_trainer.storage.s3_client import BodyDamagedError, damage_told, patiently
 
 if TYPE_CHECKING:
@@ -52,16 +53,16 @@ class Upload:
 
     def send(self, path: Path) -> StoredObject:
         """Upload a file; the SDK's errors come out as they are."""
-        part_bytes = -(-max(1, -(-path.stat().st_size // MAX_PARTS)) // BLOCK) * BLOCK
-        digest = StreamDigest(self.checksum or "CRC64NVME")
+        part_bytes = -(-max(1, -(-path.stat().st_size // MAX_PARTS)) // BLOCK_BYTES) * BLOCK_BYTES
+        checksum = StreamChecksum(self.checksum or "CRC64NVME")
         with path.open("rb") as source:
             first = source.read(part_bytes)
-            digest.update(first)
+            checksum.update(first)
             if len(first) < part_bytes:
                 etag, blocks = self._send_at_once(first), blocks_of(first)
             else:
-                etag, blocks = self._send_parts(first, source, part_bytes, digest)
-        return stored_object(self.key.rsplit("/", 1)[-1], digest, blocks, etag)
+                etag, blocks = self._send_parts(first, source, part_bytes, checksum)
+        return stored_object(self.key.rsplit("/", 1)[-1], checksum, blocks, etag)
 
     def _send_at_once(self, body: bytes) -> str:
         def put() -> str:
@@ -73,17 +74,17 @@ class Upload:
         return patiently(put, BodyDamagedError)
 
     def _send_parts(
-        self, first: bytes, source: BinaryIO, part_bytes: int, digest: StreamDigest
+        self, first: bytes, source: BinaryIO, part_bytes: int, checksum: StreamChecksum
     ) -> tuple[str, tuple[str, ...]]:
         declared: dict[str, Any] = {}
         if self.checksum:
             declared = {"ChecksumAlgorithm": self.checksum, "ChecksumType": "FULL_OBJECT"}
         upload = self.client.create_multipart_upload(Bucket=self.bucket, Key=self.key, **declared)["UploadId"]
         try:
-            done = self._stream(upload, first, source, part_bytes, digest)
+            done = self._stream(upload, first, source, part_bytes, checksum)
             whole: dict[str, Any] = {}
             if self.checksum:
-                whole = {"ChecksumType": "FULL_OBJECT", f"Checksum{self.checksum}": digest.checksum}
+                whole = {"ChecksumType": "FULL_OBJECT", f"Checksum{self.checksum}": checksum.text}
             parts: Any = {"Parts": [part.answer for part in done]}
             answer = self.client.complete_multipart_upload(
                 Bucket=self.bucket, Key=self.key, UploadId=upload, MultipartUpload=parts, **whole
@@ -96,7 +97,7 @@ class Upload:
         return answer["ETag"], tuple(block for part in done for block in part.blocks)
 
     def _stream(
-        self, upload: str, first: bytes, source: BinaryIO, part_bytes: int, digest: StreamDigest
+        self, upload: str, first: bytes, source: BinaryIO, part_bytes: int, checksum: StreamChecksum
     ) -> list[_Part]:
         done: list[_Part] = []
         with ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part") as pool:
@@ -107,7 +108,7 @@ class Upload:
                 if len(pending) >= PARTS_IN_FLIGHT:
                     done.append(pending.popleft().result())
                 pending.append(pool.submit(self._send_part, upload, number, body))
-                digest.update(body)
+                checksum.update(body)
             return done + [future.result() for future in pending]
 
     def _send_part(self, upload: str, number: int, body: bytes) -> _Part:
@@ -126,16 +127,16 @@ class Upload:
         return {f"Checksum{self.checksum}": CHECKSUMS[self.checksum].of(body)} if self.checksum else {}
 
 
-def stored_object(name: str, digest: StreamDigest, blocks: tuple[str, ...], etag: str = "") -> StoredObject:
+def stored_object(name: str, checksum: StreamChecksum, blocks: tuple[str, ...], etag: str = "") -> StoredObject:
     """What is known of an object whose bytes have passed by."""
-    only_one = len(blocks) <= 1
+    several = len(blocks) > 1
     return StoredObject(
         key=name,
-        size=digest.size,
-        sha256=digest.sha256,
-        crc64nvme=digest.checksum if digest.algorithm == "CRC64NVME" else "",
-        crc32=digest.checksum if digest.algorithm == "CRC32" else "",
+        size=checksum.size,
+        sha256=sha256_of(blocks),
+        crc64nvme=checksum.text if checksum.algorithm == "CRC64NVME" else "",
+        crc32=checksum.text if checksum.algorithm == "CRC32" else "",
         etag=etag.strip('"'),
-        block_bytes=0 if only_one else BLOCK,
-        blocks=() if only_one else blocks,
+        block_bytes=BLOCK_BYTES if several else 0,
+        blocks=blocks if several else (),
     )

@@ -15,12 +15,12 @@ from internvl_trainer.checkpoint.state import TrainState
 from internvl_trainer.contract import environment
 from internvl_trainer.contract.data_position import DataPosition
 from internvl_trainer.contract.job import JobConfig
-from internvl_trainer.data.processors import usable_processors
 from internvl_trainer.data.stream import PackStream
 from internvl_trainer.engine import parallel
 from internvl_trainer.engine.masking import agree_on_masks
 from internvl_trainer.engine.megatron import MegatronEngine
 from internvl_trainer.engine.parallel import Place
+from internvl_trainer.processes.processors import usable_processors
 from internvl_trainer.storage import open_store
 from internvl_trainer.train import live, prefetch, workers
 from internvl_trainer.train.batches import Batch

@@ -153,7 +153,7 @@ class FlakyStores(ObjectStores):
         payload[len(payload) // 2] ^= 1 if self._is_bad() else 0
         return bytes(payload)
 
-    async def sha256(self, *place: Any) -> str:
+    async def sha256(self, *place: Any, block_bytes: int = 0) -> str:
         return "f" * 64 if self._is_bad() else await super().sha256(*place)
 
     async def list(self, *place: Any) -> dict[str, ObjectInfo]:

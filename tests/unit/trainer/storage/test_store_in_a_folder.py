@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_trainer.contract.exit_codes import ExitCode
+from internvl_trainer.contract.object_digest import ObjectDigest
 from internvl_trainer.storage import (
     AlreadyExistsError,
     InvalidLocationError,
@@ -21,7 +22,7 @@ from internvl_trainer.storage import (
     StoreUnavailableError,
     open_store,
 )
-from internvl_trainer.storage.digest import StreamDigest
+from internvl_trainer.storage.digest import StreamChecksum, StreamDigest
 
 pytestmark = pytest.mark.unit
 
@@ -159,9 +160,22 @@ def test_errors_know_whether_another_attempt_can_help() -> None:
 
 @given(st.lists(st.binary(max_size=50), max_size=10))
 def test_a_digest_does_not_depend_on_how_the_stream_was_cut(chunks: list[bytes]) -> None:
-    digest, whole = StreamDigest(), b"".join(chunks)
+    digest, checksum, whole = StreamDigest(), StreamChecksum("CRC32"), b"".join(chunks)
+    blocks = ObjectDigest(block_bytes=7)
     for chunk in chunks:
-        digest.update(chunk)
-    assert digest.size == len(whole)
+        for each in (digest, checksum, blocks):
+            each.update(chunk)
+    assert digest.size == checksum.size == len(whole)
     assert digest.sha256 == hashlib.sha256(whole).hexdigest()
-    assert base64.b64decode(digest.checksum) == zlib.crc32(whole).to_bytes(4, "big")
+    assert base64.b64decode(checksum.text) == zlib.crc32(whole).to_bytes(4, "big")
+    pieces = [whole[begin : begin + 7] for begin in range(0, len(whole), 7)] or [b""]
+    assert blocks.blocks == tuple(hashlib.sha256(piece).hexdigest() for piece in pieces)
+
+
+def test_an_object_of_one_block_has_its_own_sha256_a_larger_one_that_of_its_blocks() -> None:
+    one, two = ObjectDigest(block_bytes=4), ObjectDigest(block_bytes=4)
+    one.update(b"abcd")
+    two.update(b"abcdef")
+    assert one.sha256 == hashlib.sha256(b"abcd").hexdigest()
+    digests = hashlib.sha256(b"abcd").digest() + hashlib.sha256(b"ef").digest()
+    assert two.sha256 == hashlib.sha256(digests).hexdigest()

@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, ClassVar
 
 from internvl_trainer.contract.exit_codes import ExitCode
-from internvl_trainer.data.worker_pool import WorkerPool
+from internvl_trainer.processes.pool import WorkerPool
 
 AHEAD = 4
 """Arguments under way for each worker: as many results as that may be held until an earlier one is done."""

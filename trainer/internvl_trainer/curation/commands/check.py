@@ -16,8 +16,8 @@ from internvl_trainer.curation.endings import writable
 from internvl_trainer.curation.inputs import Inputs, load_tokenizer, takes_data
 from internvl_trainer.curation.selection import chosen, global_batch_option, sources_option, steps_of
 from internvl_trainer.data.index.part import Measuring
-from internvl_trainer.data.processors import usable_processors
 from internvl_trainer.data.sources import read_sources
+from internvl_trainer.processes.processors import usable_processors
 
 
 @click.command()

@@ -29,8 +29,8 @@ from internvl_trainer.curation.filter import inputs, report
 from internvl_trainer.curation.filter.decisions import Decisions, read_decisions
 from internvl_trainer.curation.filter.policy import Policy, read_policy
 from internvl_trainer.curation.filter.run import Request, estimate, filter_data
-from internvl_trainer.data.processors import usable_processors
 from internvl_trainer.launch.job_file import from_folder, read_job
+from internvl_trainer.processes.processors import usable_processors
 from internvl_trainer.storage import open_store
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -64,6 +64,7 @@ def filter_(
     endpoint_url: str | None,
     region: str | None,
     virtual_host_style: bool,
+    ca_file: str | None,
     output: str,
 ) -> None:
     """Sort out samples of low quality.
@@ -84,6 +85,7 @@ def filter_(
             endpoint_url=endpoint_url or (storage.endpoint_url if storage else None),
             region=region or (storage.region if storage else None),
             path_style=not virtual_host_style and (storage is None or storage.path_style),
+            ca_file=ca_file or (storage.ca_file if storage else None),
         )
         policy = read_policy(policy_file) if policy_file else Policy()
         request = Request(

@@ -13,7 +13,7 @@ from internvl_trainer.curation.filter.errors import WorkerLostError
 from internvl_trainer.curation.filter.examine import Flag, examine
 from internvl_trainer.curation.filter.lines import Line, Range, lines, ranges
 from internvl_trainer.curation.filter.policy import Action, Policy
-from internvl_trainer.data.worker_pool import WorkerPool
+from internvl_trainer.processes.pool import WorkerPool
 
 AHEAD = 2
 """Ranges per process that are under way: bounds the memory, however large the file is."""

@@ -17,9 +17,9 @@ from internvl_trainer.data.index.part import Measuring
 from internvl_trainer.data.index.processes import Measurer
 from internvl_trainer.data.index.rows import MOST_TILES, MOST_TOKENS
 from internvl_trainer.data.index.source_index import IndexFiles, SourceIndex, check_budget
-from internvl_trainer.data.processors import usable_processors
 from internvl_trainer.data.sources import Source, read_sources
 from internvl_trainer.data.tokenizer import Tokenizer
+from internvl_trainer.processes.processors import usable_processors
 from internvl_trainer.storage import ObjectStore
 
 _log = logging.getLogger(__name__)

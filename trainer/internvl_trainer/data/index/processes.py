@@ -13,7 +13,7 @@ from internvl_trainer.data.index import chunks
 from internvl_trainer.data.index.lines import AnnotationFile
 from internvl_trainer.data.index.part import MeasuredPart, Measuring, Part, PartMeasurer
 from internvl_trainer.data.sources import Source
-from internvl_trainer.data.worker_pool import WorkerPool
+from internvl_trainer.processes.pool import WorkerPool
 
 PART = 4 * 1024 * 1024
 """Bytes of an annotation file that are measured at once: a second or two of work. A smaller file needs no process."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_trainer.data.processors import usable_processors
+from internvl_trainer.processes.processors import usable_processors
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,1 @@
+"""The subcommands of `internvl checkpoint`, one module each, imported when it runs."""
