@@ -69,12 +69,19 @@ unit: venv ## The pure tests alone: seconds, and neither root nor Go
 test: preflight venv lint cluster-build ## Everything: unit, integration (real API server, real S3), e2e (the real cluster)
 	@.venv/bin/pytest --durations=15
 
-# Rounds of the e2e run with kills, and hypothesis examples per property; `make test` runs a sample of both.
+# `make test` runs a sample of each.
 SOAK_ROUNDS ?= 10
+SOAK_KILLS ?= 50
+SOAK_WEATHER ?= 504
 
 .PHONY: soak
-soak: preflight venv cluster-build ## The long repetitions: SOAK_ROUNDS runs with kills, thousands of random worlds
+soak: preflight venv cluster-build soak-checkpoints ## The long repetitions: e2e runs with kills, thousands of random worlds, checkpoints
 	@INTERNVL_SOAK_ROUNDS=$(SOAK_ROUNDS) INTERNVL_EXAMPLES=2000 .venv/bin/pytest tests/property tests/e2e/test_runs.py --timeout=7200
+
+.PHONY: soak-checkpoints
+soak-checkpoints: venv ## SOAK_KILLS kills of a TP2 x PP2 stage at random moments, SOAK_WEATHER runs against a faulty store
+	@INTERNVL_KILLS=$(SOAK_KILLS) INTERNVL_WEATHER=$(SOAK_WEATHER) .venv/bin/pytest -s --timeout=14400 \
+	  tests/integration/trainer/test_killed_at_any_moment.py tests/integration/checkpoint/test_bad_weather.py
 
 # --- The demo (docs/tasks/demo.md) ------------------------------------------------------------------------------------
 

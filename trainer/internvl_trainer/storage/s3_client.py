@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import boto3
@@ -95,17 +95,16 @@ def make_client(options: S3Options, *, sign_bodies: bool = True) -> "S3Client":
     # Newer SDKs add checksums of their own, in a form that several S3-compatible stores refuse.
     checksums: Literal["when_supported", "when_required"]
     checksums = "when_supported" if options.endpoint_url is None else "when_required"
+    s3: Any = {"addressing_style": "path" if options.path_style else "auto"}
+    if not sign_bodies:
+        s3["payload_signing_enabled"] = False
     config = Config(
         connect_timeout=5,
         read_timeout=60,
         retries={"mode": "standard", "total_max_attempts": 6},
         max_pool_connections=32,
         tcp_keepalive=True,
-        s3={
-            "addressing_style": "path" if options.path_style else "auto",
-            # None leaves it to the SDK.
-            "payload_signing_enabled": None if sign_bodies else False,  # type: ignore[typeddict-item]
-        },
+        s3=s3,
         request_checksum_calculation=checksums,
         response_checksum_validation=checksums,
     )

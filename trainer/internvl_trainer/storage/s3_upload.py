@@ -1,8 +1,8 @@
 """Uploading one file to S3: its bytes are read once, and every digest is taken on the way.
 
-Up to one part it is a single PutObject; beyond that a multipart upload, with some parts on their way at once. A part is
-a whole number of blocks, so blocks are hashed where parts are sent. Each request carries its own CRC, which a store that
-knows S3's checksums verifies before it keeps the bytes.
+Up to one part it is a single PutObject; beyond that a multipart upload, with some parts on their way at once. A part
+is a whole number of blocks, so blocks are hashed where parts are sent. Each request carries its own CRC, which a store
+that knows S3's checksums verifies before it keeps the bytes.
 """
 
 from collections import deque
