@@ -43,7 +43,7 @@ def trains_on_while_the_store_is_slow(setting: Setting) -> Result:
         for weight in engine.weights.values():
             weight.zero_()  # training goes on
         Gated.gate.set()
-        seen["committed"] = [(saved.step, saved.ref.uri.rsplit("/", 3)[1]) for saved in checkpointer.finish_saves()]
+        seen["committed"] = [(saved.step, saved.ref.uri.rsplit("/", 2)[1]) for saved in checkpointer.finish_saves()]
         seen["told once"] = checkpointer.finish_saves()
     other = ToyEngine(Place.of(0), 0)
     with setting.checkpointer(attempt=2) as later:

@@ -10,15 +10,21 @@ import psutil
 import pytest
 
 from hack.cluster.object_store import ObjectStore as S3Server
+from internvl_trainer.checkpoint import transfer
 from internvl_trainer.checkpoint.errors import InvalidCheckpointError, TransferProcessDiedError
 from internvl_trainer.checkpoint.ranges import Range
-from internvl_trainer.checkpoint.transfer import LARGE, Transfers, Wanted
+from internvl_trainer.checkpoint.transfer import LARGE_UPLOAD, Transfers, Wanted
 from internvl_trainer.contract.object_digest import BLOCK_BYTES
 from internvl_trainer.storage import open_store
 from tests.integration.faults.plan import FaultPlan, Operation
 from tests.integration.faults.proxy import FaultProxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(autouse=True, params=["in processes", "in threads"])
+def _downloads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "LARGE_DOWNLOAD", 1 if request.param == "in processes" else 2**60)
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def prefix(tmp_path: Path) -> str:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("shards")
     sizes = {"vision__0_0.distcp": 2 * BLOCK_BYTES + 12345, "language__0_0.distcp": BLOCK_BYTES, "empty": 0}
-    assert sum(sizes.values()) > LARGE
+    assert sum(sizes.values()) > LARGE_UPLOAD
     for name, size in sizes.items():
         (folder / name).write_bytes(os.urandom(size))
     return {name: folder / name for name in sizes}

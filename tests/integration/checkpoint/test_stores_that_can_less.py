@@ -81,7 +81,7 @@ def test_that_is_said_aloud(
     job = Setting(tmp_path, prefix, s3_server.endpoint).job()
     with caplog.at_level(logging.INFO):
         checkpointer_module._traits(job, opened(s3_server))
-    (record,) = caplog.records
+    (record,) = [each for each in caplog.records if each.name == checkpointer_module.__name__]
     assert record.levelno == logging.WARNING
     assert "IGNORES conditional writes" in record.getMessage()
     assert "verifies CRC64NVME of uploads" in record.getMessage()

@@ -1,7 +1,7 @@
 """Between scratch and object store: many files and blocks at once, verified on the way. Torch-free.
 
-Small transfers run in threads. From `LARGE` on they run in processes, since one interpreter cannot hash and move bytes
-as fast as a node's network does, and training, in another one, is not to wait for its lock.
+Small transfers run in threads. Large ones run in processes, since one interpreter cannot hash and move bytes as fast as
+a node's network does, and training, in another one, is not to wait for its lock.
 """
 
 import tempfile
@@ -24,8 +24,11 @@ from internvl_trainer.processes.pool import WorkerPool
 from internvl_trainer.processes.processors import usable_processors
 from internvl_trainer.storage import ObjectStore
 
-LARGE = 64 * 1024 * 1024
-"""Bytes from which on a transfer is worth the start of processes."""
+LARGE_UPLOAD = 64 * 1024 * 1024
+"""Bytes from which on an upload is a matter for processes: beside it, training needs its interpreter for itself."""
+
+LARGE_DOWNLOAD = 4 * 1024 * 1024 * 1024
+"""Bytes from which on a download is worth the start of processes, which take a second; meanwhile nobody trains."""
 
 THREADS = 4
 FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
@@ -97,14 +100,15 @@ class Transfers:
         """
         sizes = {key: path.stat().st_size for key, path in files.items()}
         total = sum(sizes.values())
-        executor = self._executor(total)
-        upload = self._mover.upload if total < LARGE else Process.upload
-        # The largest first: what is left at the end is short.
-        futures = {
-            key: _reporting(executor.submit(upload, files[key], prefix + key), sizes[key], told)
-            for key in sorted(files, key=lambda key: sizes[key], reverse=True)
-        }
+        in_processes = total >= LARGE_UPLOAD
+        executor = self._executor(in_processes=in_processes)
+        upload = Process.upload if in_processes else self._mover.upload
         with _death_told():
+            # The largest first: what is left at the end is short.
+            futures = {
+                key: _reporting(executor.submit(upload, files[key], prefix + key), sizes[key], told)
+                for key in sorted(files, key=lambda key: sizes[key], reverse=True)
+            }
             _all_ended(futures.values())
             return [futures[key].result().model_copy(update={"key": key}) for key in sorted(files)]
 
@@ -143,21 +147,21 @@ class Transfers:
             if gate.is_safe_key(each.stored.key)
             for block in each.blocks
         ]
-        total = sum(fetch.block.length for fetch in fetches)
-        executor = self._executor(total)
-        fetch_all = self._mover.fetch_all if total < LARGE else Process.fetch_all
-        futures = [
-            _reporting(executor.submit(fetch_all, some), sum(fetch.block.length for fetch in some), told)
-            for some in batched(fetches, 1 if total < LARGE else STREAMS)
-        ]
+        in_processes = sum(fetch.block.length for fetch in fetches) >= LARGE_DOWNLOAD
+        executor = self._executor(in_processes=in_processes)
+        fetch_all = Process.fetch_all if in_processes else self._mover.fetch_all
         with _death_told():
+            futures = [
+                _reporting(executor.submit(fetch_all, some), sum(fetch.block.length for fetch in some), told)
+                for some in batched(fetches, STREAMS if in_processes else 1)
+            ]
             _all_ended(futures)
             problems = [problem for future in futures for problem in future.result()]
         return [*unsafe, *dict.fromkeys(problems)]
 
-    def _executor(self, size: int) -> Executor:
+    def _executor(self, *, in_processes: bool) -> Executor:
         with self._lock:
-            if size < LARGE:
+            if not in_processes:
                 self._threads = self._threads or self._exit.enter_context(ThreadPoolExecutor(THREADS, "transfer"))
                 return self._threads
             if self._processes is None:

@@ -55,7 +55,7 @@ def sha256_of(blocks: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, blocks))).hexdigest()
 
 
-def blocks_of(payload: bytes) -> tuple[str, ...]:
+def blocks_of(payload: bytes | bytearray) -> tuple[str, ...]:
     """The SHA-256 of each block of bytes at hand."""
     view = memoryview(payload)
     begins: Iterable[int] = range(0, max(1, len(view)), BLOCK_BYTES)

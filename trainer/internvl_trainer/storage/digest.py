@@ -17,10 +17,12 @@ class Checksum(NamedTuple):
     algorithm: Algorithm
     width: int
     """Bytes of its value."""
-    advance: Callable[[bytes, int], int]
+    advance: Callable[[bytes | bytearray, int], int]
     """Its value after some more bytes."""
+    combine: Callable[[int, int, int], int]
+    """The value of two pieces in a row, from the values of both and the length of the second."""
 
-    def of(self, payload: bytes) -> str:
+    def of(self, payload: bytes | bytearray) -> str:
         """The checksum of bytes at hand, as S3's headers have it."""
         return self.encode(self.advance(payload, 0))
 
@@ -30,8 +32,8 @@ class Checksum(NamedTuple):
 
 
 CHECKSUMS: dict[Algorithm, Checksum] = {
-    "CRC64NVME": Checksum("CRC64NVME", 8, checksums.crc64nvme),
-    "CRC32": Checksum("CRC32", 4, zlib.crc32),
+    "CRC64NVME": Checksum("CRC64NVME", 8, checksums.crc64nvme, checksums.combine_crc64nvme),
+    "CRC32": Checksum("CRC32", 4, zlib.crc32, checksums.combine_crc32),
 }
 """In the order in which they are preferred."""
 
@@ -77,6 +79,6 @@ class StreamChecksum:
         return self._checksum.algorithm
 
     @property
-    def text(self) -> str:
-        """The CRC as S3's x-amz-checksum-* headers have it: base64 of its big-endian value."""
-        return self._checksum.encode(self._value)
+    def value(self) -> int:
+        """Of the CRC."""
+        return self._value

@@ -145,7 +145,7 @@ def _copy(source: Path, target: Path) -> StoredObject:
         _flush(sink)
         temporary.replace(target)
         _flush_folder(target.parent)
-    return stored_object(target.name, checksum, digest.blocks)
+    return stored_object(target.name, checksum.size, checksum.algorithm, checksum.value, digest.blocks)
 
 
 def _state(path: Path) -> tuple[int, str, datetime | None]:

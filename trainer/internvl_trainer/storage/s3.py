@@ -107,7 +107,8 @@ class S3:
                     sink.write(chunk)
             sink.flush()
             temporary.replace(path)
-        return stored_object(key.rsplit("/", 1)[-1], checksum, digest.blocks, etag)
+        name = key.rsplit("/", 1)[-1]
+        return stored_object(name, checksum.size, checksum.algorithm, checksum.value, digest.blocks, etag)
 
     def upload(self, path: Path, location: str) -> StoredObject:
         """See `ObjectStore.upload`."""

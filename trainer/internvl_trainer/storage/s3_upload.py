@@ -5,7 +5,7 @@ is a whole number of blocks, so blocks are hashed where parts are sent. Each req
 that knows S3's checksums verifies before it keeps the bytes.
 """
 
-from collections import deque
+import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from internvl_trainer.contract.manifest import StoredObject
 from internvl_trainer.contract.object_digest import BLOCK_BYTES, blocks_of, sha256_of
-from internvl_trainer.storage.digest import CHECKSUMS, Algorithm, StreamChecksum
+from internvl_trainer.storage.digest import CHECKSUMS, Algorithm
 from internvl_trainer.storage.s3_client import BodyDamagedError, damage_told, patiently
 
 if TYPE_CHECKING:
@@ -25,14 +25,19 @@ if TYPE_CHECKING:
 MAX_PARTS = 10_000
 """Parts that S3 takes of one object: larger files get larger parts."""
 
-PARTS_IN_FLIGHT = 4
-"""Bounds the memory: so many parts, and the one that is being read, are held, however large the file is."""
+BUFFERS = 4
+"""Bounds the memory: so many parts are held, however large the file is. Used again, as fresh memory costs time."""
+
+Body = Any
+"""bytes or bytearray: the SDK takes both, its types know one."""
 
 
-class _Part(NamedTuple):
-    """A part that has arrived."""
+class _Sent(NamedTuple):
+    """Some bytes that have arrived."""
 
-    answer: dict[str, Any]
+    size: int
+    etag: str
+    checksum: int
     blocks: tuple[str, ...]
 
 
@@ -53,89 +58,108 @@ class Upload:
 
     def send(self, path: Path) -> StoredObject:
         """Upload a file; the SDK's errors come out as they are."""
-        part_bytes = -(-max(1, -(-path.stat().st_size // MAX_PARTS)) // BLOCK_BYTES) * BLOCK_BYTES
-        checksum = StreamChecksum(self.checksum or "CRC64NVME")
+        size = path.stat().st_size
+        part_bytes = -(-max(1, -(-size // MAX_PARTS)) // BLOCK_BYTES) * BLOCK_BYTES
         with path.open("rb") as source:
-            first = source.read(part_bytes)
-            checksum.update(first)
-            if len(first) < part_bytes:
-                etag, blocks = self._send_at_once(first), blocks_of(first)
-            else:
-                etag, blocks = self._send_parts(first, source, part_bytes, checksum)
-        return stored_object(self.key.rsplit("/", 1)[-1], checksum, blocks, etag)
+            whole = self._send_at_once(source.read()) if size < part_bytes else self._send_parts(source, part_bytes)
+        name = self.key.rsplit("/", 1)[-1]
+        return stored_object(name, whole.size, self._algorithm, whole.checksum, whole.blocks, whole.etag)
 
-    def _send_at_once(self, body: bytes) -> str:
+    @property
+    def _algorithm(self) -> Algorithm:
+        """Of the CRC that the manifest has: the better one where the store verifies none."""
+        return self.checksum or "CRC64NVME"
+
+    def _send_at_once(self, body: Body) -> _Sent:
+        value = CHECKSUMS[self._algorithm].advance(body, 0)
+
         def put() -> str:
             with damage_told():
-                return self.client.put_object(Bucket=self.bucket, Key=self.key, Body=body, **self._checksum_of(body))[
+                return self.client.put_object(Bucket=self.bucket, Key=self.key, Body=body, **self._header(value))[
                     "ETag"
                 ]
 
-        return patiently(put, BodyDamagedError)
+        return _Sent(len(body), patiently(put, BodyDamagedError), value, blocks_of(body))
 
-    def _send_parts(
-        self, first: bytes, source: BinaryIO, part_bytes: int, checksum: StreamChecksum
-    ) -> tuple[str, tuple[str, ...]]:
+    def _send_parts(self, source: BinaryIO, part_bytes: int) -> _Sent:
         declared: dict[str, Any] = {}
         if self.checksum:
             declared = {"ChecksumAlgorithm": self.checksum, "ChecksumType": "FULL_OBJECT"}
         upload = self.client.create_multipart_upload(Bucket=self.bucket, Key=self.key, **declared)["UploadId"]
         try:
-            done = self._stream(upload, first, source, part_bytes, checksum)
-            whole: dict[str, Any] = {}
-            if self.checksum:
-                whole = {"ChecksumType": "FULL_OBJECT", f"Checksum{self.checksum}": checksum.text}
-            parts: Any = {"Parts": [part.answer for part in done]}
-            answer = self.client.complete_multipart_upload(
-                Bucket=self.bucket, Key=self.key, UploadId=upload, MultipartUpload=parts, **whole
-            )
+            sent = self._stream(upload, source, part_bytes)
+            value = 0
+            for part in sent:
+                value = CHECKSUMS[self._algorithm].combine(value, part.checksum, part.size)
+            etag = self._complete(upload, sent, value)
         except BaseException:
             # Parts of an upload that is neither completed nor aborted are stored, and billed, for ever.
             with suppress(ClientError, BotoCoreError):
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.key, UploadId=upload)
             raise
-        return answer["ETag"], tuple(block for part in done for block in part.blocks)
+        return _Sent(sum(part.size for part in sent), etag, value, tuple(each for part in sent for each in part.blocks))
 
-    def _stream(
-        self, upload: str, first: bytes, source: BinaryIO, part_bytes: int, checksum: StreamChecksum
-    ) -> list[_Part]:
-        done: list[_Part] = []
-        with ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part") as pool:
-            pending: deque[Future[_Part]] = deque([pool.submit(self._send_part, upload, 1, first)])
-            number = 1
-            while body := source.read(part_bytes):
-                number += 1
-                if len(pending) >= PARTS_IN_FLIGHT:
-                    done.append(pending.popleft().result())
-                pending.append(pool.submit(self._send_part, upload, number, body))
-                checksum.update(body)
-            return done + [future.result() for future in pending]
+    def _stream(self, upload: str, source: BinaryIO, part_bytes: int) -> list[_Sent]:
+        free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(BUFFERS):
+            free.put(bytearray(part_bytes))
 
-    def _send_part(self, upload: str, number: int, body: bytes) -> _Part:
-        checksum = self._checksum_of(body)
+        def send(number: int, body: bytearray) -> _Sent:
+            try:
+                return self._send_part(upload, number, body)
+            finally:
+                free.put(body)
+
+        with ThreadPoolExecutor(BUFFERS, thread_name_prefix="s3-part") as pool:
+            futures: list[Future[_Sent]] = []
+            while not any(future.done() and future.exception() for future in futures):
+                body = free.get()
+                length = source.readinto(body)  # type: ignore[attr-defined]
+                del body[length:]
+                if not body:
+                    break
+                futures.append(pool.submit(send, len(futures) + 1, body))
+            return [future.result() for future in futures]
+
+    def _send_part(self, upload: str, number: int, body: Body) -> _Sent:
+        value = CHECKSUMS[self._algorithm].advance(body, 0)
 
         def put() -> str:
             with damage_told():
                 return self.client.upload_part(
-                    Bucket=self.bucket, Key=self.key, UploadId=upload, PartNumber=number, Body=body, **checksum
-                )["ETag"]
+                    Bucket=self.bucket, Key=self.key, UploadId=upload, PartNumber=number, Body=body,
+                    **self._header(value),
+                )["ETag"]  # fmt: skip
 
-        etag = patiently(put, BodyDamagedError)
-        return _Part({"PartNumber": number, "ETag": etag, **checksum}, blocks_of(body))
+        return _Sent(len(body), patiently(put, BodyDamagedError), value, blocks_of(body))
 
-    def _checksum_of(self, body: bytes) -> dict[str, Any]:
-        return {f"Checksum{self.checksum}": CHECKSUMS[self.checksum].of(body)} if self.checksum else {}
+    def _complete(self, upload: str, sent: list[_Sent], value: int) -> str:
+        parts: Any = {
+            "Parts": [
+                {"PartNumber": number, "ETag": part.etag, **self._header(part.checksum)}
+                for number, part in enumerate(sent, start=1)
+            ]
+        }
+        whole: dict[str, Any] = {"ChecksumType": "FULL_OBJECT", **self._header(value)} if self.checksum else {}
+        return self.client.complete_multipart_upload(
+            Bucket=self.bucket, Key=self.key, UploadId=upload, MultipartUpload=parts, **whole
+        )["ETag"]
+
+    def _header(self, value: int) -> dict[str, Any]:
+        return {f"Checksum{self.checksum}": CHECKSUMS[self.checksum].encode(value)} if self.checksum else {}
 
 
-def stored_object(name: str, checksum: StreamChecksum, blocks: tuple[str, ...], etag: str = "") -> StoredObject:
+def stored_object(
+    name: str, size: int, algorithm: Algorithm, checksum: int, blocks: tuple[str, ...], etag: str = ""
+) -> StoredObject:
     """What is known of an object whose bytes have passed by."""
-    several = len(blocks) > 1
+    several, text = len(blocks) > 1, CHECKSUMS[algorithm].encode(checksum)
     return StoredObject(
         key=name,
-        size=checksum.size,
+        size=size,
         sha256=sha256_of(blocks),
-        crc64nvme=checksum.text if checksum.algorithm == "CRC64NVME" else "",
-        crc32=checksum.text if checksum.algorithm == "CRC32" else "",
+        crc64nvme=text if algorithm == "CRC64NVME" else "",
+        crc32=text if algorithm == "CRC32" else "",
         etag=etag.strip('"'),
         block_bytes=BLOCK_BYTES if several else 0,
         blocks=blocks if several else (),
