@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -203,9 +203,6 @@ class _S3:
             aws_session_token=credentials.session_token if credentials else None,
             region_name=address.region,
         )
-        # As the trainer does: several S3-compatible stores answer a request for a checksum in ways of their own.
-        checksums: Literal["when_supported", "when_required"]
-        checksums = "when_supported" if address.endpoint_url is None else "when_required"
         self._client: Any = session.client(
             "s3",
             endpoint_url=address.endpoint_url,
@@ -218,8 +215,9 @@ class _S3:
                 max_pool_connections=settings.threads,
                 retries={"mode": "standard", "total_max_attempts": 4},
                 s3={"addressing_style": "path" if address.path_style else "auto"},
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
+                # As the trainer does: several S3-compatible stores answer what newer SDKs add in ways of their own.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
             ),
         )
 

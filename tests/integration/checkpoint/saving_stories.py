@@ -1,14 +1,18 @@
 """What happens beside training while a checkpoint is on its way: stories of one process, played by a fresh one."""
 
+import os
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from internvl_trainer.checkpoint.errors import CheckpointError, SeedError
+from internvl_trainer.contract.base import RunIdentity
 from internvl_trainer.contract.job import CheckpointConfig
 from internvl_trainer.contract.manifest import StoredObject
 from internvl_trainer.contract.retention import Retention
-from internvl_trainer.storage import ObjectStore, StoreUnavailableError
+from internvl_trainer.storage import ObjectInfo, ObjectNotFoundError, ObjectStore, StoreUnavailableError
 from tests.integration.checkpoint.stories import Result, Setting, train_state
 from tests.integration.checkpoint.toy import Place, ToyEngine
 
@@ -30,6 +34,39 @@ class Down(ObjectStore):
     def upload(self, path: Path, uri: str) -> StoredObject:
         """Never."""
         raise StoreUnavailableError(f"cannot write {uri}")
+
+
+class Unsteady(ObjectStore):
+    """Fails the first time that each operation is asked for during a save, as a store does that is being restarted."""
+
+    failed: ClassVar[set[str]] = set()
+
+    def _once(self, operation: str, uri: str) -> None:
+        if "step-" in uri and operation not in self.failed:
+            self.failed.add(operation)
+            raise StoreUnavailableError(f"cannot {operation} {uri}")
+
+    def read(self, uri: str) -> bytes:
+        """As ever, from the second time on."""
+        self._once("read", uri)
+        return super().read(uri)
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """As ever, but not found the first time."""
+        if "stat" not in self.failed:
+            self.failed.add("stat")
+            raise ObjectNotFoundError(f"cannot read {uri}")
+        return super().stat(uri)
+
+    def list(self, prefix_uri: str) -> Iterator[ObjectInfo]:
+        """As ever, from the second time on."""
+        self._once("list", prefix_uri)
+        return super().list(prefix_uri)
+
+    def put_if_absent(self, uri: str, payload: bytes) -> None:
+        """As ever, from the second time on."""
+        self._once("put", uri)
+        super().put_if_absent(uri, payload)
 
 
 def trains_on_while_the_store_is_slow(setting: Setting) -> Result:
@@ -75,6 +112,35 @@ def a_failure_of_training_keeps_what_is_under_way(setting: Setting) -> Result:
     except SeedError:
         pass
     return {"left": [path.name for path in setting.scratch.iterdir()]}
+
+
+def two_jobs_share_a_scratch(setting: Setting) -> Result:
+    """While one job's shards are on their way, another one on the same machine makes its own."""
+    Gated.gate.clear()
+    other = RunIdentity(uid="uid-2", namespace="default", name="second")
+    with setting.checkpointer(kind=Gated) as first:
+        first.begin_save(ToyEngine(Place.of(0), 1), train_state(1))
+        with setting.checkpointer(run=other) as second:
+            second.save(ToyEngine(Place.of(0), 2), train_state(2))
+        Gated.gate.set()
+        first.finish_saves()
+    return resumes_and_says(setting, 2)
+
+
+def leaves_its_shards(setting: Setting) -> Result:
+    """A job is killed with shards in scratch."""
+    checkpointer = setting.checkpointer()
+    checkpointer.save(ToyEngine(Place.of(0), 1), train_state(1))
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def an_outage_at_every_exchange(setting: Setting) -> Result:
+    """The store answers nothing for a moment, whatever a save asks of it first."""
+    patient = CheckpointConfig(every_steps=1, patience_seconds=20)
+    with setting.checkpointer(kind=Unsteady, checkpoint=patient) as checkpointer:
+        ref = checkpointer.save(ToyEngine(Place.of(0), 1), train_state(1))
+    return {"committed": ref.uri.rsplit("/", 3)[1], "asked twice": sorted(Unsteady.failed)}
 
 
 def keeps_the_last_two(setting: Setting, steps: int) -> Result:

@@ -139,8 +139,8 @@ def whole_life(setting: Setting) -> Result:
 
 def saves(setting: Setting, steps: list[int]) -> Result:
     """One process saves the steps it is told to."""
-    checkpointer = setting.checkpointer()
-    return {"refs": [checkpointer.save(ToyEngine(Place.of(0), step), train_state(step)) for step in steps]}
+    with setting.checkpointer() as checkpointer:
+        return {"refs": [checkpointer.save(ToyEngine(Place.of(0), step), train_state(step)) for step in steps]}
 
 
 def resumes(setting: Setting, attempt: int) -> Result:

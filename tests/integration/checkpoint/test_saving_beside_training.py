@@ -54,6 +54,26 @@ def test_what_is_under_way_is_committed_when_training_fails_on_all_ranks_alike(s
     assert "which was under way, is committed" in seen[LOG]
 
 
+def test_jobs_that_share_a_scratch_do_not_take_each_others_shards(setting: Setting) -> None:
+    (seen,) = run_story(stories.two_jobs_share_a_scratch, setting)
+    assert (seen["step"], seen["holds"]) == (1, True)
+
+
+def test_what_a_killed_job_left_in_scratch_is_removed_by_the_next(setting: Setting) -> None:
+    with pytest.raises(AssertionError, match="died without a word"):
+        run_story(stories.leaves_its_shards, setting)
+    scratch = setting.folder / "node0"
+    assert list(scratch.glob("checkpoint-save-*/*.distcp"))
+    run_story(saves, setting, [2])
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_checkpoint(setting: Setting) -> None:
+    (seen,) = run_story(stories.an_outage_at_every_exchange, setting)
+    assert seen["committed"] == "step-00000001"
+    assert seen["asked twice"] == ["list", "put", "read", "stat"]
+
+
 def test_retention_keeps_the_last_and_the_milestones_and_leaves_no_objects_of_the_others(setting: Setting) -> None:
     (seen,) = run_story(stories.keeps_the_last_two, setting, 7)
     assert steps(setting) == [4, 6, 7]

@@ -142,8 +142,7 @@ def strike(moment: str, random: Random, killer: Killer, nodes: Nodes, scratch: P
         time.sleep(random.random() * 0.3)
         killer.kill(f"{moment}: some time after step {step}")
     elif moment == "while staging":
-        shards = scratch / "checkpoint-save-node0"
-        while nodes.launchers[0].poll() is None and not any(shards.glob("*")):
+        while nodes.launchers[0].poll() is None and not any(scratch.glob("checkpoint-save-*/*.distcp")):
             time.sleep(0.001)
         time.sleep(random.random() * 0.05)
         killer.kill(f"{moment}: a moment after the first shard file appeared")

@@ -7,6 +7,7 @@ checkpoint of one does not count (contract/attempts.py).
 """
 
 import logging
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -54,8 +55,8 @@ class Checkpointer:
     Args:
         job: this attempt's config.
         store: opened for `job.storage`. What it can do is found out here, with a few small writes.
-        scratch: a folder on this node, with room for this node's shards (model and optimizer). Its content under
-            `checkpoint-*` is removed.
+        scratch: a folder on this node, with room for this node's shards (model and optimizer). What dead jobs have left
+            there under `checkpoint-*` is removed.
     """
 
     def __init__(self, job: JobConfig, store: ObjectStore, scratch: Path) -> None:
@@ -131,18 +132,14 @@ class Checkpointer:
             DataPositionError, SeedError: a sound checkpoint was trained with another global batch or other seeds.
             StoreError: the store did not answer, so nobody knows what it holds.
         """
-        found = self._peers.first(lambda: history.look_back(self._job, self._store))
-        for candidate in found.candidates:
-            source = self._peers.first(partial(self._inspect, candidate))
-            try:
-                if isinstance(source, Source):
-                    train_state = self._resume_from(engine, source)
-                    self._begin_attempt(found, source)
-                    return train_state
-                raise InvalidCheckpointError.of(candidate.uri, source)
-            except InvalidCheckpointError as error:
-                if self._peers.is_first:
-                    logger.warning("passing over a checkpoint: %s", error)
+        found, seen = self._look_back(), set[str]()
+        while fresh := [candidate for candidate in found.candidates if candidate.uri not in seen]:
+            train_state = self._resume_from_any(engine, fresh, found)
+            if train_state is not None:
+                return train_state
+            # An earlier attempt that lives on may have saved and pruned meanwhile.
+            seen |= {candidate.uri for candidate in fresh}
+            found = self._look_back()
         self._begin_attempt(found, None)
         return None
 
@@ -175,6 +172,26 @@ class Checkpointer:
             CheckpointConflictError: this attempt has published something else.
         """
         return self._peers.first(lambda: [self._publish(ref, each) for each in self._job.checkpoint.publish])
+
+    def _look_back(self) -> History:
+        return self._peers.first(lambda: history.look_back(self._job, self._store))
+
+    def _resume_from_any(
+        self, engine: Checkpointable, candidates: Iterable[Candidate], found: History
+    ) -> TrainState | None:
+        """Load the first candidate that verifies; the others' faults are logged."""
+        for candidate in candidates:
+            source = self._peers.first(partial(self._inspect, candidate))
+            try:
+                if isinstance(source, Source):
+                    train_state = self._resume_from(engine, source)
+                    self._begin_attempt(found, source)
+                    return train_state
+                raise InvalidCheckpointError.of(candidate.uri, source)
+            except InvalidCheckpointError as error:
+                if self._peers.is_first:
+                    logger.warning("passing over a checkpoint: %s", error)
+        return None
 
     def _begin_attempt(self, found: History, source: Source | None) -> None:
         resumed = (source.ref, source.manifest.step) if source else None

@@ -91,8 +91,10 @@ def write_over(store: ObjectStore, uri: str, payload: bytes) -> None:
     """
     for _ in range(LOOKS):
         store.put(uri, payload)
-        if _settled(store, uri, payload) == payload:
-            return
+        # One that is not found was not kept.
+        with suppress(ObjectNotFoundError):
+            if _settled(store, uri, payload) == payload:
+                return
     raise StoreUnavailableError(f"cannot write {uri}: the store has something else than it was given, {LOOKS} times")
 
 
@@ -104,7 +106,7 @@ def _write_once(store: ObjectStore, uri: str, payload: bytes) -> bytes:
         found = _settled(store, uri, payload)
     except ObjectNotFoundError as error:
         raise _DoubtfulError("the store says that it is there and that it is not") from error
-    if found != payload and payload.startswith(found):
+    if found and found != payload and payload.startswith(found):
         # Nobody else writes the beginning of what we write: the store has taken a part for the whole.
         store.put(uri, payload)
         raise _DoubtfulError(f"the store kept {len(found)} of {len(payload)} bytes")
@@ -113,7 +115,7 @@ def _write_once(store: ObjectStore, uri: str, payload: bytes) -> bytes:
 
 def _settled(store: ObjectStore, uri: str, hoped: bytes) -> bytes:
     """What lies at a key: as hoped, or the same twice in a row, since a single read may have been damaged."""
-    before = b""
+    before: bytes | None = None
     for _ in range(LOOKS):
         found = store.read(uri)
         if found in (hoped, before):

@@ -1,13 +1,14 @@
 """Moving one file or some blocks between scratch and object store: what threads and processes of a transfer do."""
 
 import hashlib
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from internvl_trainer.checkpoint.ranges import Block
 from internvl_trainer.contract import gate
@@ -36,21 +37,25 @@ class Mover:
 
     Attributes:
         store: opened.
-        patience: seconds for which an upload is tried again while the store does not answer.
     """
 
     store: ObjectStore
-    patience: float = 0.0
 
-    def upload(self, path: Path, uri: str) -> StoredObject:
+    def upload(self, path: Path, uri: str, deadline: float = 0.0) -> StoredObject:
         """Upload a file.
+
+        Args:
+            path: the file.
+            uri: of the object.
+            deadline: by the monotonic clock, which all processes of a machine share: until then it is tried again
+                while the store does not answer.
 
         Raises:
             StoreError: it did not arrive, or not as it was sent.
         """
         retrying = Retrying(
             retry=retry_if_exception_type(StoreUnavailableError),
-            stop=stop_after_delay(self.patience),
+            stop=lambda _: time.monotonic() >= deadline,
             wait=wait_random_exponential(multiplier=0.5, max=30),
             reraise=True,
         )
@@ -90,7 +95,10 @@ class Mover:
     def _upload_once(self, path: Path, uri: str) -> StoredObject:
         """Upload a file and look at what has become of it: a store may take half a body for the whole of it."""
         sent = self.store.upload(path, uri)
-        found = self.store.stat(uri)
+        try:
+            found = self.store.stat(uri)
+        except ObjectNotFoundError as error:
+            raise StoreUnavailableError(f"the store took {uri}, and does not have it") from error
         if (found.size, found.etag or sent.etag) != (sent.size, sent.etag):
             raise StoreUnavailableError(
                 f"the store took {uri} with {sent.size} bytes and ETag {sent.etag}, and has {found.size} bytes and "
@@ -110,9 +118,9 @@ class Process:
         cls._mover = mover
 
     @classmethod
-    def upload(cls, path: Path, uri: str) -> StoredObject:
+    def upload(cls, path: Path, uri: str, deadline: float) -> StoredObject:
         """See `Mover.upload`."""
-        return cls._mover.upload(path, uri)
+        return cls._mover.upload(path, uri, deadline)
 
     @classmethod
     def fetch_all(cls, fetches: Sequence[Fetch]) -> list[gate.Problem]:

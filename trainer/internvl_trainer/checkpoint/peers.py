@@ -4,16 +4,18 @@ Nodes share no file system, so each node has one process that does its transfers
 """
 
 import os
-import shutil
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from internvl_trainer.checkpoint.errors import CheckpointError, ScratchError
+from internvl_trainer.checkpoint.scratch import PREFIX, Claim, claim
 from internvl_trainer.storage import StoreError
 
 TRANSFER_TIMEOUT = timedelta(hours=6)
@@ -95,29 +97,35 @@ class Peers:
         """The values that the processes of this node gave."""
         return [each for node, each in self._gather(lambda: (self.node, value)) if node == self.node]
 
-    def node_path(self, scratch: Path, purpose: str) -> Path:
-        """A folder of this node, the same for all its processes.
+    def to_first[T](self, value: T) -> list[T]:
+        """The values that all processes gave, in rank order, on rank 0; nothing on the others."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world if self.is_first else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return values or []
+
+    def claim(self, scratch: Path, purpose: str) -> Claim:
+        """An empty folder of this node, the same for all its processes, that no other job uses.
 
         The node's number is part of its name, so nodes that do share a disk stay apart all the same.
         """
-        return scratch / f"checkpoint-{purpose}-node{self.node}"
+        token = self.first(lambda: secrets.token_hex(4))
+        path = scratch / f"{PREFIX}{purpose}-{token}-node{self.node}"
+        claims: list[Claim] = []
+        self.each_node(lambda: claims.append(claim(path)))
+        return claims[0] if claims else Claim(path)
 
     @contextmanager
     def node_folder(self, scratch: Path, purpose: str) -> Iterator[Path]:
-        """The same folder, empty, and removed at the end."""
-        folder = self.node_path(scratch, purpose)
-        self.each_node(lambda: empty(folder))
+        """Such a folder, removed at the end."""
+        claimed = self.claim(scratch, purpose)
         try:
-            yield folder
+            yield claimed.path
             # Nobody removes what a process of the same node still reads.
             self.each(lambda: None)
         finally:
-            self.remove(folder)
-
-    def remove(self, folder: Path) -> None:
-        """Remove a folder of this node. Not collective."""
-        if self.leads_node:
-            shutil.rmtree(folder, ignore_errors=True)
+            claimed.release()
 
     def _gather[T](self, action: Callable[[], T] | None) -> list[T]:
         outcome: T | _Failure | type[_Idle] = _Idle
@@ -137,10 +145,3 @@ class Peers:
             if isinstance(other, _Failure):
                 raise other.kind(other.message if rank == self.rank else f"rank {rank}: {other.message}") from cause
         return [other for other in outcomes if other is not _Idle]  # type: ignore[misc]
-
-
-def empty(folder: Path) -> None:
-    """Make `folder`, without what a dead predecessor left in it."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)

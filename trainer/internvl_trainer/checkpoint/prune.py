@@ -5,13 +5,14 @@ has no manifest, and is found by `internvl checkpoint gc`.
 """
 
 import logging
+from contextlib import suppress
 
 from internvl_trainer.checkpoint import garbage, inventory
 from internvl_trainer.contract import keys, retention
 from internvl_trainer.contract.gate import Candidate
 from internvl_trainer.contract.job import JobConfig
 from internvl_trainer.contract.retention import Kept
-from internvl_trainer.storage import ObjectStore, StoreError
+from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 def stock(store: ObjectStore, stage_prefix: str, *, max_attempt: int) -> list[Kept]:
     """The sound checkpoints of a stage that count for an attempt, and what speaks for keeping each.
 
-    None where the record of an attempt cannot be read: nobody knows then which ones count.
+    Nothing where the record of an attempt cannot be read: nobody knows then which ones count.
 
     Raises:
         StoreError: the store did not answer.
@@ -41,6 +42,9 @@ def remove(store: ObjectStore, manifest_uri: str) -> int:
         StoreError: the store did not answer. What is left then is no checkpoint any more.
     """
     folder = keys.folder_of(manifest_uri)
+    with suppress(ObjectNotFoundError):
+        store.stat(keys.pin_uri(manifest_uri))
+        return 0  # pinned a moment ago
     store.delete(manifest_uri)
     objects = [info.uri for info in store.list(folder)]
     store.delete_all(objects)

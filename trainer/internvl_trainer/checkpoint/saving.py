@@ -6,20 +6,26 @@ save in the order in which training began them, whatever training's own groups d
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
 from internvl_trainer.checkpoint import commit, index, sharded, state, verify
 from internvl_trainer.checkpoint.components import STATE, components_in
 from internvl_trainer.checkpoint.draft import config_sha256, draft_manifest
-from internvl_trainer.checkpoint.errors import CheckpointConflictError, InvalidCheckpointError
+from internvl_trainer.checkpoint.errors import (
+    CheckpointConflictError,
+    InvalidCheckpointError,
+    TransferProcessDiedError,
+)
 from internvl_trainer.checkpoint.index import PlacedObject
 from internvl_trainer.checkpoint.origin import Origin
-from internvl_trainer.checkpoint.peers import Peers, empty
+from internvl_trainer.checkpoint.peers import Peers
 from internvl_trainer.checkpoint.prune import Pruner
 from internvl_trainer.checkpoint.sharded import Checkpointable
 from internvl_trainer.checkpoint.staging import Piece, Placed, Staging, lay_out
@@ -30,7 +36,7 @@ from internvl_trainer.contract import keys
 from internvl_trainer.contract.attempts import NewestCheckpoint
 from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
 from internvl_trainer.contract.manifest import ManifestRef, SaveTimes, StoredObject
-from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
+from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +56,15 @@ class Staged:
     Attributes:
         train_state: at the moment of the copy.
         origin: of the stage.
-        index: what rank 0 uploads besides the shards, by name; empty on the others.
-        tensors: names of all tensors and objects; on rank 0.
+        objects: where all ranks have put what is no tensor; on rank 0.
         bytes: that this process copied.
-        begun: by the monotonic clock.
         waited, copied: seconds.
     """
 
     train_state: TrainState
     origin: Origin
-    index: dict[str, bytes]
-    tensors: tuple[str, ...]
+    objects: tuple[PlacedObject, ...]
     bytes: int
-    begun: float
     waited: float
     copied: float
 
@@ -86,14 +88,15 @@ class Saver:
         self._exit = ExitStack()
         self._transfers = self._exit.enter_context(transfers)
         self._thread = self._exit.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
-        self._folder = peers.node_path(scratch, "save")
+        self._claim = peers.claim(scratch, "save")
+        self._folder = self._claim.path
         self._pruner = Pruner(job, store)
         self._placed: list[Placed] = []
         self._everyones: list[Placed] = []
         self._staging: Staging | None = None
         self._pending: Future[Saved] | None = None
         self._news: list[Saved] = []
-        self._announced: tuple[str, ...] = ()
+        self._announced: str | None = None
 
     def begin(self, engine: Checkpointable, train_state: TrainState, origin: Origin) -> None:
         """Copy what is to be saved, and return; a save that is still under way is waited for first.
@@ -151,7 +154,7 @@ class Saver:
         if self._staging is not None:
             self._staging.close()
             self._staging = None
-        self._peers.remove(self._folder)
+        self._claim.release()
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None
@@ -166,22 +169,15 @@ class Saver:
         assert self._staging is not None
         size = self._staging.fill(mine.tensors)
         objects = self._peers.each(lambda: self._write_objects(mine.objects))
-        everyones_objects = [each for rank in self._peers.all(objects) for each in rank]
-        index_files: dict[str, bytes] = {}
-        names: tuple[str, ...] = ()
-        if self._peers.is_first:
-            index_files = index.index_files(self._everyones, everyones_objects)
-            names = tuple({each.piece.key for each in self._everyones} | {each.key for each in everyones_objects})
+        everyones_objects = tuple(each for rank in self._peers.to_first(objects) for each in rank)
         copied = time.monotonic()
-        return Staged(train_state, origin, index_files, names, size, begun, waited - begun, copied - waited)
+        return Staged(train_state, origin, everyones_objects, size, waited - begun, copied - waited)
 
     def _make_room(self, pieces: Sequence[Piece]) -> None:
         """Lay the pieces out, or leave all as it is where they are those of the save before."""
         changed = self._staging is None or [each.piece for each in self._placed] != list(pieces)
         if not any(self._peers.all(changed)):
             return
-        if self._staging is None:
-            self._peers.each_node(lambda: empty(self._folder))
 
         def stage() -> None:
             if self._staging is not None:
@@ -190,7 +186,7 @@ class Saver:
             self._staging = Staging(self._folder, self._placed)
 
         self._peers.each(stage)
-        self._everyones = [each for rank in self._peers.all(self._placed) for each in rank]
+        self._everyones = [each for rank in self._peers.to_first(self._placed) for each in rank]
 
     def _write_objects(self, objects: dict[str, bytes]) -> list[PlacedObject]:
         """Write what is no tensor to a file of its own: a few bytes, of another length each time."""
@@ -210,14 +206,14 @@ class Saver:
         job, step = self._job, staged.train_state.step
         uri = keys.manifest_uri(*self._place, step, job.attempt)
         # The first exchange is also the moment when every process of the node has copied its part.
-        earlier = self._background.first(lambda: self._committed_before(uri, staged.train_state))
+        earlier = self._background.first(lambda: self._patiently(self._committed_before, uri, staged.train_state))
         if earlier is not None:
             return Saved(step, earlier, SaveTimes(waited=staged.waited, copied=staged.copied, uploaded=0.0))
         begun = time.monotonic()
         uploads = self._background.each_node(lambda: self._upload(uri, staged))
         times = SaveTimes(waited=staged.waited, copied=staged.copied, uploaded=time.monotonic() - begun)
         objects = [stored for upload in uploads for stored in upload]
-        ref = self._background.first(lambda: self._put_manifest(uri, staged, objects, times))
+        ref = self._background.first(lambda: self._patiently(self._put_manifest, uri, staged, objects, times))
         if self._peers.is_first:
             logger.info(
                 "committed checkpoint %s: %d objects, %.1f MB; training stood still for %.2f s "
@@ -227,6 +223,16 @@ class Saver:
             )
             self._pruner.prune()
         return Saved(step, ref, times)
+
+    def _patiently[**P, T](self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Try again while the store does not answer: whatever a save asks of it may be asked twice."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(StoreUnavailableError),
+            stop=stop_after_delay(self._job.checkpoint.patience_seconds),
+            wait=wait_random_exponential(multiplier=0.5, max=30),
+            reraise=True,
+        )
+        return retrying(action, *args, **kwargs)
 
     @property
     def _place(self) -> tuple[str, str, str]:
@@ -256,23 +262,31 @@ class Saver:
 
     def _upload(self, uri: str, staged: Staged) -> list[StoredObject]:
         if self._peers.is_first:
-            contents = staged.index | {
+            contents = index.index_files(self._everyones, staged.objects) | {
                 keys.METRICS_NAME: state.to_lines(staged.train_state.metrics),
                 CONFIG_FILE: self._job.to_bytes(),
             }
             for name, content in contents.items():
                 (self._folder / name).write_bytes(content)
         files = {path.name: path for path in self._folder.iterdir()}
-        stored = self._transfers.upload(files, keys.folder_of(uri))
+        try:
+            stored = self._transfers.upload(files, keys.folder_of(uri))
+        except TransferProcessDiedError as error:
+            # Whoever stops a job may signal all its processes at once: the last save must not be lost by that.
+            logger.warning("uploading once more with new processes: %s", error)
+            stored = self._transfers.upload(files, keys.folder_of(uri))
         return [each.model_copy(update={"components": components_in(each.key)}) for each in stored]
 
     def _put_manifest(self, uri: str, staged: Staged, objects: Sequence[StoredObject], times: SaveTimes) -> ManifestRef:
-        manifest = draft_manifest(self._job, staged.train_state, staged.origin, staged.tensors, objects, times)
+        tensors = {each.piece.key for each in self._everyones} | {each.key for each in staged.objects}
+        manifest = draft_manifest(self._job, staged.train_state, staged.origin, tensors, objects, times)
         commit.confirm(self._store, uri, manifest)
         commit.check_not_replaced(self._store, keys.attempts_prefix(*self._place), self._job.attempt)
         # Before the manifest: no checkpoint exists that a listing which is behind could hide.
-        hint = NewestCheckpoint(manifests=(uri, *self._announced))
+        resumed = staged.origin.resumed_from
+        before = self._announced or (resumed.uri if resumed else None)
+        hint = NewestCheckpoint(manifests=(uri, *([before] if before else ())))
         commit.write_over(self._store, keys.newest_uri(*self._place, self._job.attempt), hint.to_bytes())
         ref = commit.put_manifest(self._store, uri, manifest.to_bytes())
-        self._announced = (uri,)
+        self._announced = uri
         return ref

@@ -6,8 +6,9 @@ a node's network does, and training, in another one, is not to wait for its lock
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from itertools import batched
@@ -68,11 +69,12 @@ class Transfers:
 
     Args:
         store: where to and from.
-        patience: seconds for which an upload is tried again while the store does not answer.
+        patience: seconds for which all uploads of a call are tried again while the store does not answer.
     """
 
     def __init__(self, store: ObjectStore, *, patience: float = 0.0) -> None:
-        self._mover = Mover(store, patience)
+        self._mover = Mover(store)
+        self._patience = patience
         self._exit = ExitStack()
         self._lock = threading.Lock()
         self._threads: Executor | None = None
@@ -96,20 +98,21 @@ class Transfers:
         """Upload files to keys below `prefix`, which ends with a slash; in the order of keys.
 
         Raises:
-            StoreError: the first one of any file; the others are still waited for.
+            StoreError: the first one of any file; what has not begun then is left.
         """
         sizes = {key: path.stat().st_size for key, path in files.items()}
         total = sum(sizes.values())
         in_processes = total >= LARGE_UPLOAD
         executor = self._executor(in_processes=in_processes)
         upload = Process.upload if in_processes else self._mover.upload
-        with _death_told():
+        deadline = time.monotonic() + self._patience
+        with self._death_told():
             # The largest first: what is left at the end is short.
             futures = {
-                key: _reporting(executor.submit(upload, files[key], prefix + key), sizes[key], told)
+                key: _reporting(executor.submit(upload, files[key], prefix + key, deadline), sizes[key], told)
                 for key in sorted(files, key=lambda key: sizes[key], reverse=True)
             }
-            _all_ended(futures.values())
+            _ended(futures.values())
             return [futures[key].result().model_copy(update={"key": key}) for key in sorted(files)]
 
     def download(self, manifest_uri: str, wanted: Collection[Wanted], folder: Path, told: Told = _nobody) -> None:
@@ -150,12 +153,12 @@ class Transfers:
         in_processes = sum(fetch.block.length for fetch in fetches) >= LARGE_DOWNLOAD
         executor = self._executor(in_processes=in_processes)
         fetch_all = Process.fetch_all if in_processes else self._mover.fetch_all
-        with _death_told():
+        with self._death_told():
             futures = [
                 _reporting(executor.submit(fetch_all, some), sum(fetch.block.length for fetch in some), told)
                 for some in batched(fetches, STREAMS if in_processes else 1)
             ]
-            _all_ended(futures)
+            _ended(futures)
             problems = [problem for future in futures for problem in future.result()]
         return [*unsafe, *dict.fromkeys(problems)]
 
@@ -169,6 +172,18 @@ class Transfers:
                 pool = WorkerPool(count, begin=Process.begin, given=(self._mover,))
                 self._processes = self._exit.enter_context(pool)
             return self._processes
+
+    @contextmanager
+    def _death_told(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            # What comes next gets new processes.
+            self._processes = None
+            raise TransferProcessDiedError(
+                "a process that moves a checkpoint's bytes was killed, as a rule for want of memory; give the pod more "
+                "(resources.memory)"
+            ) from error
 
 
 def read_object(store: ObjectStore, manifest_uri: str, manifest: Manifest, key: str) -> bytes:
@@ -197,17 +212,6 @@ def named(manifest: Manifest, keys: Collection[str]) -> list[StoredObject]:
     return [objects[key] for key in sorted(keys)]
 
 
-@contextmanager
-def _death_told() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise TransferProcessDiedError(
-            "a process that moves a checkpoint's bytes was killed, as a rule for want of memory; give the pod more "
-            "(resources.memory)"
-        ) from error
-
-
 def _make_room(path: Path, size: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as sink:
@@ -219,7 +223,12 @@ def _reporting[T](future: "Future[T]", size: int, told: Told) -> "Future[T]":
     return future
 
 
-def _all_ended(futures: Iterable["Future[Any]"]) -> None:
-    """Wait for all, so that nothing is under way any more when the first error is raised."""
+def _ended(futures: Collection["Future[Any]"]) -> None:
+    """Wait until nothing is under way any more; after the first error nothing more is begun."""
+    wait(futures, return_when=FIRST_EXCEPTION)
     for future in futures:
-        future.exception()
+        future.cancel()
+    wait(futures)
+    for future in futures:
+        if not future.cancelled() and (error := future.exception()):
+            raise error

@@ -4,8 +4,8 @@ They are checkpoints like any other: a manifest, written last, that names each o
 adds to them, optimizer state and metrics, is not there.
 """
 
-import hashlib
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ import torch
 from internvl_trainer.checkpoint import commit
 from internvl_trainer.checkpoint.components import by_component, components_in
 from internvl_trainer.checkpoint.errors import CheckpointConflictError
+from internvl_trainer.checkpoint.moving import Mover
 from internvl_trainer.checkpoint.staging import SHARD_BYTES
 from internvl_trainer.checkpoint.torch_dist_reader import TorchDistReader
 from internvl_trainer.checkpoint.torch_dist_writer import TorchDistWriter, is_file_of_ours
@@ -39,6 +40,9 @@ from internvl_trainer.contract.tensors import WholeTensor
 from internvl_trainer.storage import ObjectStore
 
 STAGE = "import"
+
+PATIENCE = 60.0
+"""Seconds for which an upload is tried again while the store does not answer."""
 
 
 class Weight(NamedTuple):
@@ -112,6 +116,7 @@ def commit_weights(
     """
     check_destination(folder_uri, store)
     prefix = f"{folder_uri.rstrip('/')}/"
+    store = store.with_traits(store.probe(prefix))
     with tempfile.TemporaryDirectory(prefix="internvl-import-", dir=scratch) as folder, _Uploads(store, prefix) as up:
         with TorchDistWriter(Path(folder), up.begin, shard_bytes=shard_bytes) as writer:
             for tensor, load in weights:
@@ -121,10 +126,9 @@ def commit_weights(
                 del values  # or it would stay until the next one has come
         objects = up.all()
     manifest = _manifest(provenance, writer.names, objects)
-    payload = manifest.to_bytes()
     uri = prefix + keys.MANIFEST_NAME
-    commit.put_manifest(store, uri, payload)
-    return Committed(ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest()), manifest)
+    commit.confirm(store, uri, manifest)
+    return Committed(commit.put_manifest(store, uri, manifest.to_bytes()), manifest)
 
 
 @contextmanager
@@ -178,7 +182,7 @@ class _Uploads:
     """Uploads files one after the other while the next one is being written, and removes each afterwards."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
-        self._store = store
+        self._mover = Mover(store)
         self._prefix = prefix
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._pending: Future[StoredObject] | None = None
@@ -206,6 +210,6 @@ class _Uploads:
             self._pending = None
 
     def _upload(self, path: Path) -> StoredObject:
-        stored = self._store.upload(path, self._prefix + path.name)
+        stored = self._mover.upload(path, self._prefix + path.name, time.monotonic() + PATIENCE)
         path.unlink()
         return stored.model_copy(update={"key": path.name, "components": components_in(path.name)})

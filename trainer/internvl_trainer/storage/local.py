@@ -174,6 +174,8 @@ def _translated(operation: str, location: str) -> Iterator[None]:
     except StoreError:
         raise
     except FileNotFoundError as error:
+        if operation == "write":
+            raise StoreUnavailableError(f"cannot write {location}: {error.filename} has vanished") from error
         raise ObjectNotFoundError(f"cannot {operation} {location}: {error.filename} does not exist") from error
     except PermissionError as error:
         raise StoreDeniedError(f"cannot {operation} {location}: permission denied on {error.filename}") from error

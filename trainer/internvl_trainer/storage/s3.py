@@ -17,7 +17,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from internvl_trainer.contract.manifest import StoredObject
 from internvl_trainer.contract.object_digest import BLOCK_BYTES, ObjectDigest
 from internvl_trainer.storage.digest import CHECKSUMS, Algorithm, StreamChecksum
-from internvl_trainer.storage.errors import AlreadyExistsError, ObjectChangedError, ObjectNotFoundError, StoreError
+from internvl_trainer.storage.errors import (
+    AlreadyExistsError,
+    ObjectChangedError,
+    ObjectNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+)
 from internvl_trainer.storage.s3_client import (
     ATTEMPTS,
     RACE,
@@ -200,10 +206,17 @@ class S3:
         return Traits(conditional, checksum)
 
     def _verifies(self, bucket: str, key: str, name: Algorithm) -> bool:
-        """Whether the store refuses a wrong checksum of this kind, and takes a right one."""
+        """Whether the store refuses a wrong checksum of this kind, and takes a right one, also one of several parts."""
         header, checksum = f"Checksum{name}", CHECKSUMS[name]
         wrong = self._answers(bucket, key, {header: checksum.of(b"something else")})
-        return wrong == 400 and self._answers(bucket, key, {header: checksum.of(_PROBE)}) == 200
+        if wrong != 400 or self._answers(bucket, key, {header: checksum.of(_PROBE)}) != 200:
+            return False
+        try:
+            with translated("write", f"{bucket}/{key}"):
+                Upload(self.bulk_client, bucket, key, name).send_parts_of(_PROBE)
+        except StoreUnavailableError:
+            return False
+        return True
 
     def _answers(self, bucket: str, key: str, extra: dict[str, str]) -> int:
         """The status of the answer to a write that carries something: taken, refused or not known; others raise."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -92,9 +92,6 @@ def make_client(options: S3Options, *, sign_bodies: bool = True) -> "S3Client":
         options: how to reach the store.
         sign_bodies: whether requests over plain http are signed with their bodies' SHA-256, as the SDK does by itself.
     """
-    # Newer SDKs add checksums of their own, in a form that several S3-compatible stores refuse.
-    checksums: Literal["when_supported", "when_required"]
-    checksums = "when_supported" if options.endpoint_url is None else "when_required"
     s3: Any = {"addressing_style": "path" if options.path_style else "auto"}
     if not sign_bodies:
         s3["payload_signing_enabled"] = False
@@ -105,8 +102,9 @@ def make_client(options: S3Options, *, sign_bodies: bool = True) -> "S3Client":
         max_pool_connections=32,
         tcp_keepalive=True,
         s3=s3,
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
+        # Newer SDKs add checksums of their own, in a form that several S3-compatible stores refuse; ours are enough.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
     )
     return boto3.session.Session().client(
         "s3", endpoint_url=options.endpoint_url, region_name=options.region, verify=options.ca_file, config=config

@@ -5,7 +5,9 @@ is a whole number of blocks, so blocks are hashed where parts are sent. Each req
 that knows S3's checksums verifies before it keeps the bytes.
 """
 
+import io
 import queue
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,6 +67,10 @@ class Upload:
         name = self.key.rsplit("/", 1)[-1]
         return stored_object(name, whole.size, self._algorithm, whole.checksum, whole.blocks, whole.etag)
 
+    def send_parts_of(self, payload: bytes) -> None:
+        """Send a few bytes as an upload of parts, to find out whether the store takes it so."""
+        self._send_parts(io.BytesIO(payload), len(payload))
+
     @property
     def _algorithm(self) -> Algorithm:
         """Of the CRC that the manifest has: the better one where the store verifies none."""
@@ -104,15 +110,20 @@ class Upload:
         for _ in range(BUFFERS):
             free.put(bytearray(part_bytes))
 
+        failed = threading.Event()
+
         def send(number: int, body: bytearray) -> _Sent:
             try:
                 return self._send_part(upload, number, body)
+            except BaseException:
+                failed.set()
+                raise
             finally:
                 free.put(body)
 
         with ThreadPoolExecutor(BUFFERS, thread_name_prefix="s3-part") as pool:
             futures: list[Future[_Sent]] = []
-            while not any(future.done() and future.exception() for future in futures):
+            while not failed.is_set():
                 body = free.get()
                 length = source.readinto(body)  # type: ignore[attr-defined]
                 del body[length:]

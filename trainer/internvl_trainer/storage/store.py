@@ -85,7 +85,7 @@ class ObjectStore:
         """Stream an object to `path`, which appears only when it is whole.
 
         Returns:
-            what was received: size, sha256 and CRC32 of the bytes, the store's ETag. The caller compares; the bytes
+            what was received: size and digests of the bytes, the store's ETag. The caller compares; the bytes
             of a resumed download were digested in one pass as well.
         """
         backend, location, _ = self._resolve(uri)

@@ -53,10 +53,11 @@ def train(
 
     Args:
         feed: this rank's packs of each step, from a position in the data on.
-        should_stop: asked on all ranks after each step; answers the same on all.
+        should_stop: asked on all ranks before the first step and after each; answers the same on all.
 
     Raises:
-        InterruptedTrainingError: `should_stop` said so; a checkpoint of the last whole step is committed.
+        InterruptedTrainingError: `should_stop` said so; a checkpoint of the last whole step is committed, if one was
+            trained.
         NonFiniteLossError, LossSpikeError: a step is not one to take; the last checkpoint stays the newest.
         TooManyBadSamplesError: more samples were unreadable than `data.max_bad_fraction` allows; as before.
     """
@@ -64,7 +65,7 @@ def train(
     if state is None:
         checkpoints.initialise(engine)
         state = FRESH
-    done, stopping = _is_done(job, state), False
+    done, stopping, begun = _is_done(job, state), should_stop(), state.step
     with feed(state.data) as steps:
         while not (done or stopping):
             state = _step(job, engine, next(steps), state)
@@ -73,6 +74,8 @@ def train(
             done, stopping = _is_done(job, state), should_stop()
             if not (done or stopping) and state.step % job.checkpoint.every_steps == 0:
                 checkpoints.begin_save(engine, state)
+    if stopping and not done and state.step == begun:
+        raise InterruptedTrainingError(state.step, "nothing: no step was trained")
     # A stage that was resumed at its end has no step left, and commits under its own attempt what it resumed.
     checkpoints.begin_save(engine, state)
     saves = checkpoints.finish_saves()

@@ -95,7 +95,7 @@ def _ref(step: int) -> ManifestRef:
 def run(diary: Diary, tmp_path: Path, *, stop_after: int | None = None, **changes: Any) -> TrainState:
     settings = {"steps": 10, "warmup_steps": 4, "peak_lr": 1.0, "global_batch": 2} | changes
     config = job(tmp_path, tmp_path, optimization=settings, checkpoint={"every_steps": 4})
-    return train(config, diary, diary, diary.feed, diary, lambda: stop_after == diary.seen[-1])  # type: ignore[arg-type]
+    return train(config, diary, diary, diary.feed, diary, lambda: stop_after == (diary.seen[-1] if diary.seen else 0))  # type: ignore[arg-type]
 
 
 def test_a_new_stage_starts_from_its_sources_and_saves_on_time_and_at_the_end(tmp_path: Path) -> None:
@@ -135,6 +135,13 @@ def test_when_asked_to_stop_it_saves_the_last_whole_step_and_says_so(tmp_path: P
         run(diary, tmp_path, stop_after=3)
     assert diary.saved_at == [3]
     assert diary.published == []
+
+
+def test_when_asked_to_stop_before_the_first_step_it_ends_at_once_and_saves_nothing(tmp_path: Path) -> None:
+    diary = Diary()
+    with pytest.raises(InterruptedTrainingError, match="committed nothing: no step was trained"):
+        run(diary, tmp_path, stop_after=0)
+    assert (diary.seen, diary.saved_at) == ([], [])
 
 
 def test_being_asked_to_stop_at_the_last_step_is_just_the_end(tmp_path: Path) -> None:
