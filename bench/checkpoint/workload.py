@@ -38,15 +38,18 @@ def total(folder: Path) -> int:
 
 def state_dict(folder: Path) -> "dict[str, torch.Tensor]":
     """The same bytes as bf16 vectors of TENSOR_BYTES, the last one of each shard shorter."""
+    return {name: tensor for path in files(folder) for name, tensor in _tensors(path).items()}
+
+
+def _tensors(path: Path) -> "dict[str, torch.Tensor]":
     import torch
 
     tensors = {}
-    for path in files(folder):
-        data = np.fromfile(path, dtype=np.uint8)
-        for begin in range(0, len(data), TENSOR_BYTES):
-            # A storage of its own, as parameters have, and no view of the whole file.
-            part = torch.from_numpy(data[begin : begin + TENSOR_BYTES].copy())
-            tensors[f"{path.name}.{begin // TENSOR_BYTES:04d}"] = part.view(torch.bfloat16)
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    for begin in range(0, len(data), TENSOR_BYTES):
+        # A storage of its own, as parameters have, and no view of the whole file.
+        part = torch.from_numpy(np.array(data[begin : begin + TENSOR_BYTES]))
+        tensors[f"{path.name}.{begin // TENSOR_BYTES:04d}"] = part.view(torch.bfloat16)
     return tensors
 
 
@@ -54,11 +57,13 @@ def check_state_dict(found: "dict[str, torch.Tensor]", folder: Path) -> None:
     """Raises AssertionError where tensors differ from the shards in any bit (random bf16 holds NaN)."""
     import torch
 
-    expected = state_dict(folder)
-    assert found.keys() == expected.keys(), f"{len(found)} tensors were loaded, of {len(expected)}"
-    for name, tensor in expected.items():
-        same = torch.equal(tensor.view(torch.uint8), found[name].view(torch.uint8))
-        assert same, f"tensor {name} came back with other bytes"
+    seen = 0
+    for path in files(folder):  # one file in memory at a time
+        for name, tensor in _tensors(path).items():
+            same = torch.equal(tensor.view(torch.uint8), found[name].view(torch.uint8))
+            assert same, f"tensor {name} came back with other bytes"
+            seen += 1
+    assert len(found) == seen, f"{len(found)} tensors were loaded, of {seen}"
 
 
 def check_files(folder: Path, shards: Path) -> None:

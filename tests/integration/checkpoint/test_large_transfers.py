@@ -15,8 +15,8 @@ from internvl_trainer.checkpoint.errors import InvalidCheckpointError, TransferP
 from internvl_trainer.checkpoint.ranges import Range
 from internvl_trainer.checkpoint.transfer import LARGE_UPLOAD, Transfers, Wanted
 from internvl_trainer.contract.object_digest import BLOCK_BYTES
-from internvl_trainer.storage import open_store
-from tests.integration.faults.plan import FaultPlan, Operation
+from internvl_trainer.storage import Traits, open_store
+from tests.integration.faults.plan import Fault, FaultPlan, Operation
 from tests.integration.faults.proxy import FaultProxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -103,3 +103,33 @@ def test_a_process_that_is_killed_is_told_with_a_remedy(
         with pytest.raises(TransferProcessDiedError, match=r"was killed.*resources\.memory"):
             transfers.upload(shards, prefix)
         killer.join()
+
+
+RATES = {
+    Fault.DROP_REQUEST: 0.1,
+    Fault.DROP_ANSWER: 0.1,
+    Fault.UNAVAILABLE: 0.1,
+    Fault.DUPLICATE: 0.1,
+    Fault.TRUNCATED_PART: 0.15,
+    Fault.TRUNCATED_STORED: 0.15,
+    Fault.CORRUPT_READ: 0.2,
+    Fault.TRUNCATED_READ: 0.1,
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_parts_that_meet_bad_weather_arrive_whole_or_not_at_all(
+    s3_server: S3Server, prefix: str, shards: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
+    plan = FaultPlan(seed, RATES, limit=1)
+    keys = {"access_key": s3_server.access_key, "secret_key": s3_server.secret_key}
+    with FaultProxy(s3_server.endpoint, plan, **keys) as proxy:
+        store = open_store(endpoint_url=proxy.endpoint).with_traits(Traits(checksum="CRC64NVME"))
+        with Transfers(store, patience=60) as transfers:
+            objects = transfers.upload(shards, prefix)
+            transfers.download(f"{prefix}MANIFEST.json", [Wanted.whole(each) for each in objects], tmp_path)
+        assert proxy.faults, "something has gone wrong"
+    assert all((tmp_path / name).read_bytes() == path.read_bytes() for name, path in shards.items())
+    fair = open_store(endpoint_url=s3_server.endpoint)
+    with Transfers(fair) as transfers:
+        assert transfers.check(f"{prefix}MANIFEST.json", [Wanted.whole(each) for each in objects]) == []
