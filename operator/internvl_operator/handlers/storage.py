@@ -5,13 +5,23 @@ import base64
 from internvl_operator.adapters import certificates
 from internvl_operator.adapters.kube import CONFIG_MAPS, SECRETS, JsonObject, Kubernetes, Resource
 from internvl_operator.adapters.kube_errors import KubernetesError
-from internvl_operator.adapters.object_store import ACCESS_KEY, SECRET_KEY, Credentials, StoreAddress
+from internvl_operator.adapters.object_store import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    SESSION_TOKEN,
+    Credentials,
+    StoreAddress,
+)
 from internvl_operator.api.spec import CertificatesReference, LocalReference, StorageSpec
 from internvl_operator.domain.state import Unavailable
 
 
 class _UnusableError(Exception):
     """What the spec names is missing or not what it should be; never leaves this module."""
+
+
+SECRET_KEYS = (ACCESS_KEY, SECRET_KEY, SESSION_TOKEN)
+"""What of a Secret counts; it may hold other things, of any kind."""
 
 
 async def store_address(kube: Kubernetes, namespace: str, storage: StorageSpec) -> StoreAddress | Unavailable:
@@ -31,8 +41,14 @@ async def store_address(kube: Kubernetes, namespace: str, storage: StorageSpec) 
 async def _credentials(kube: Kubernetes, namespace: str, reference: LocalReference) -> Credentials:
     title = f"Secret {reference.name} of spec.storage.secretRef"
     secret = await _read(kube, SECRETS, namespace, reference.name, title)
-    data = {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
-    credentials = Credentials.from_secret(data)
+    data = secret.get("data") or {}
+    try:
+        known = {key: base64.b64decode(data[key]).decode() for key in SECRET_KEYS if key in data}
+    except ValueError as error:
+        raise _UnusableError(
+            f"{title} holds something that is no text under one of {', '.join(SECRET_KEYS)}"
+        ) from error
+    credentials = Credentials.from_secret(known)
     if credentials is None:
         raise _UnusableError(f"{title} lacks {ACCESS_KEY} or {SECRET_KEY}")
     return credentials

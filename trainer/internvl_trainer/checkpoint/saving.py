@@ -34,6 +34,7 @@ from internvl_trainer.checkpoint.transfer import Transfers
 from internvl_trainer.checkpoint.verify import Source
 from internvl_trainer.contract import keys
 from internvl_trainer.contract.attempts import NewestCheckpoint
+from internvl_trainer.contract.gate import Candidate
 from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
 from internvl_trainer.contract.manifest import ManifestRef, SaveTimes, StoredObject
 from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, StoreUnavailableError
@@ -95,6 +96,7 @@ class Saver:
         self._everyones: list[Placed] = []
         self._staging: Staging | None = None
         self._pending: Future[Saved] | None = None
+        self._pruning: Future[list[Candidate]] | None = None
         self._news: list[Saved] = []
         self._announced: str | None = None
 
@@ -110,6 +112,9 @@ class Saver:
         waited = time.monotonic()
         staged = self._stage(engine, train_state, origin, begun, waited)
         self._pending = self._thread.submit(self._commit, staged)
+        if self._peers.is_first:
+            # After it, in the same thread: nobody waits for what is removed.
+            self._pruning = self._thread.submit(self._pruner.prune)
 
     def news(self) -> list[Saved]:
         """What has been committed since this was last asked; raises what has gone wrong."""
@@ -126,6 +131,8 @@ class Saver:
     def close(self) -> None:
         """Wait for what is under way, and remove the shards."""
         self._wait()
+        if self._pruning is not None:
+            self._pruning.result()
         self._peers.each(lambda: None)  # nobody removes what a process of the same node still has
         self._release()
 
@@ -221,7 +228,6 @@ class Saver:
                 *(uri, len(objects), sum(stored.size for stored in objects) / 1e6),
                 *(times.waited + times.copied, times.waited, times.uploaded),
             )
-            self._pruner.prune()
         return Saved(step, ref, times)
 
     def _patiently[**P, T](self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -59,6 +59,18 @@ async def test_the_secret_and_the_certificates_that_a_run_names() -> None:
     assert found == StoreAddress("https://s3.corp", "eu-1", True, Credentials("AKIA-key", "s3cr3t"), PEM)
 
 
+async def test_what_else_a_secret_holds_does_not_matter_even_where_it_is_no_text() -> None:
+    api = Api(SECRET)
+    api.objects[SECRETS, "s3-cred"]["data"]["keystore.jks"] = base64.b64encode(b"\xfe\xed\xfe\xed").decode()
+    found = await address(api, secretRef={"name": "s3-cred"})
+    assert found == StoreAddress("https://s3.corp", None, True, Credentials("AKIA-key", "s3cr3t"))
+
+    api.objects[SECRETS, "s3-cred"]["data"]["AWS_ACCESS_KEY_ID"] = base64.b64encode(b"\xfe").decode()
+    found = await address(api, secretRef={"name": "s3-cred"})
+    assert isinstance(found, Unavailable)
+    assert "holds something that is no text" in found.error
+
+
 async def test_a_config_map_may_keep_them_under_another_key() -> None:
     found = await address(Api(ca={"bundle.pem": PEM}), caConfigMap={"name": "corp-ca", "key": "bundle.pem"})
     assert isinstance(found, StoreAddress)
