@@ -58,8 +58,9 @@ class Killer:
         self._done.set()
         self.when = when
         launcher = psutil.Process(self.nodes.launchers[0].pid)
-        for process in [*launcher.children(recursive=True), launcher]:
-            with suppress(psutil.NoSuchProcess):
+        # The launcher first, or it would end the others in its own way.
+        for process in [launcher, *launcher.children(recursive=True)]:
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 
     @property
