@@ -64,9 +64,11 @@ class Unsteady(ObjectStore):
         return super().list(prefix_uri)
 
     def put_if_absent(self, uri: str, payload: bytes) -> None:
-        """As ever, from the second time on."""
+        """As ever, from the second time on; then the look at what was written fails once."""
         self._once("put", uri)
         super().put_if_absent(uri, payload)
+        if uri.endswith("MANIFEST.json") and "look" not in self.failed:
+            self.failed = {*self.failed, "look"} - {"read"}
 
 
 def trains_on_while_the_store_is_slow(setting: Setting) -> Result:
@@ -140,7 +142,7 @@ def an_outage_at_every_exchange(setting: Setting) -> Result:
     patient = CheckpointConfig(every_steps=1, patience_seconds=20)
     with setting.checkpointer(kind=Unsteady, checkpoint=patient) as checkpointer:
         ref = checkpointer.save(ToyEngine(Place.of(0), 1), train_state(1))
-    return {"committed": ref.uri.rsplit("/", 3)[1], "asked twice": sorted(Unsteady.failed)}
+    return {"committed": ref.uri.rsplit("/", 3)[1]}
 
 
 def keeps_the_last_two(setting: Setting, steps: int) -> Result:

@@ -36,7 +36,7 @@ from internvl_trainer.contract import keys
 from internvl_trainer.contract.attempts import NewestCheckpoint
 from internvl_trainer.contract.gate import Candidate
 from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
-from internvl_trainer.contract.manifest import ManifestRef, SaveTimes, StoredObject
+from internvl_trainer.contract.manifest import Manifest, ManifestRef, SaveTimes, StoredObject
 from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -58,14 +58,12 @@ class Staged:
         train_state: at the moment of the copy.
         origin: of the stage.
         objects: where all ranks have put what is no tensor; on rank 0.
-        bytes: that this process copied.
         waited, copied: seconds.
     """
 
     train_state: TrainState
     origin: Origin
     objects: tuple[PlacedObject, ...]
-    bytes: int
     waited: float
     copied: float
 
@@ -174,11 +172,11 @@ class Saver:
         mine = sharded.saveable(engine, rank=self._peers.rank, validate=self._staging is None)
         self._make_room(mine.pieces)
         assert self._staging is not None
-        size = self._staging.fill(mine.tensors)
+        self._staging.fill(mine.tensors)
         objects = self._peers.each(lambda: self._write_objects(mine.objects))
         everyones_objects = tuple(each for rank in self._peers.to_first(objects) for each in rank)
         copied = time.monotonic()
-        return Staged(train_state, origin, everyones_objects, size, waited - begun, copied - waited)
+        return Staged(train_state, origin, everyones_objects, waited - begun, copied - waited)
 
     def _make_room(self, pieces: Sequence[Piece]) -> None:
         """Lay the pieces out, or leave all as it is where they are those of the save before."""
@@ -220,7 +218,7 @@ class Saver:
         uploads = self._background.each_node(lambda: self._upload(uri, staged))
         times = SaveTimes(waited=staged.waited, copied=staged.copied, uploaded=time.monotonic() - begun)
         objects = [stored for upload in uploads for stored in upload]
-        ref = self._background.first(lambda: self._patiently(self._put_manifest, uri, staged, objects, times))
+        ref = self._background.first(lambda: self._put_manifest(uri, staged, objects, times))
         if self._peers.is_first:
             logger.info(
                 "committed checkpoint %s: %d objects, %.1f MB; training stood still for %.2f s "
@@ -285,11 +283,15 @@ class Saver:
 
     def _put_manifest(self, uri: str, staged: Staged, objects: Sequence[StoredObject], times: SaveTimes) -> ManifestRef:
         tensors = {each.piece.key for each in self._everyones} | {each.key for each in staged.objects}
+        # Drafted once: the same bytes are written however often it takes.
         manifest = draft_manifest(self._job, staged.train_state, staged.origin, tensors, objects, times)
+        return self._patiently(self._try_to_put, uri, manifest)
+
+    def _try_to_put(self, uri: str, manifest: Manifest) -> ManifestRef:
         commit.confirm(self._store, uri, manifest)
         commit.check_not_replaced(self._store, keys.attempts_prefix(*self._place), self._job.attempt)
         # Before the manifest: no checkpoint exists that a listing which is behind could hide.
-        resumed = staged.origin.resumed_from
+        resumed = manifest.resumed_from
         before = self._announced or (resumed.uri if resumed else None)
         hint = NewestCheckpoint(manifests=(uri, *([before] if before else ())))
         commit.write_over(self._store, keys.newest_uri(*self._place, self._job.attempt), hint.to_bytes())
