@@ -3,7 +3,6 @@
 Nothing here trusts one answer of the store: an answer may be lost, late, or of a listing that is behind.
 """
 
-import hashlib
 from contextlib import suppress
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -59,7 +58,7 @@ def put_manifest(store: ObjectStore, uri: str, payload: bytes) -> ManifestRef:
     """
     if write_once(store, uri, payload) != payload:
         raise CheckpointConflictError(f"{uri} was committed by another process meanwhile; this attempt runs twice")
-    return ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest())
+    return ManifestRef.to(uri, payload)
 
 
 def write_once(store: ObjectStore, uri: str, payload: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """What lies below a place in the object store, sorted into stages and checkpoints; documents read, shards not."""
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -289,7 +288,7 @@ def _stage_of(folder_uri: str) -> str:
 def _judged(uri: str, payload: bytes) -> FoundManifest:
     key = keys.parse_manifest_key(uri)
     expected = Expected(stage=key.stage, attempt=key.attempt, step=key.step) if key else Expected()
-    ref = ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest())
+    ref = ManifestRef.to(uri, payload)
     return FoundManifest(ref, gate.judge_manifest(payload, expected))
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -20,6 +21,17 @@ STREAMS = 4
 
 READ_ATTEMPTS = 4
 """How often a block that arrived damaged is read: what the network did heals, what the store did does not."""
+
+
+def patiently[T](action: Callable[[], T], deadline: float) -> T:
+    """Try again, until a moment of the monotonic clock, where the store does not answer."""
+    retrying = Retrying(
+        retry=retry_if_exception_type(StoreUnavailableError),
+        stop=lambda _: time.monotonic() >= deadline,
+        wait=wait_random_exponential(multiplier=0.5, max=30),
+        reraise=True,
+    )
+    return retrying(action)
 
 
 class Fetch(NamedTuple):
@@ -53,13 +65,7 @@ class Mover:
         Raises:
             StoreError: it did not arrive, or not as it was sent.
         """
-        retrying = Retrying(
-            retry=retry_if_exception_type(StoreUnavailableError),
-            stop=lambda _: time.monotonic() >= deadline,
-            wait=wait_random_exponential(multiplier=0.5, max=30),
-            reraise=True,
-        )
-        return retrying(self._upload_once, path, uri)
+        return patiently(partial(self._upload_once, path, uri), deadline)
 
     def fetch_all(self, fetches: Sequence[Fetch]) -> list[gate.Problem]:
         """Fetch blocks, some at once; all that is wrong with them.

@@ -1,6 +1,5 @@
 """Offering one component of a committed checkpoint to other runs: a manifest of its own, and no copy. Torch-free."""
 
-import hashlib
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -60,7 +59,7 @@ def put_offer(store: ObjectStore, uri: str, offer: ComponentManifest) -> Offered
         payload = offer.to_bytes()
         present = write_once(store, uri, payload)
         if present == payload:
-            return Offered(_ref(uri, payload), offer, is_new=True)
+            return Offered(ManifestRef.to(uri, payload), offer, is_new=True)
     found = gate.parse(ComponentManifest, present)
     if not isinstance(found, ComponentManifest):
         raise CheckpointConflictError(f"{uri} is taken by something that is no component manifest; name another place")
@@ -69,7 +68,7 @@ def put_offer(store: ObjectStore, uri: str, offer: ComponentManifest) -> Offered
             f"{uri} offers {found.component} of {found.source.uri} (sha256 {found.source.sha256[:16]}), not "
             f"{offer.component} of {offer.source.uri} (sha256 {offer.source.sha256[:16]}); name another place"
         )
-    return Offered(_ref(uri, present), found, is_new=False)
+    return Offered(ManifestRef.to(uri, present), found, is_new=False)
 
 
 def _read(store: ObjectStore, uri: str) -> bytes | None:
@@ -77,7 +76,3 @@ def _read(store: ObjectStore, uri: str) -> bytes | None:
         return store.read(uri)
     except ObjectNotFoundError:
         return None
-
-
-def _ref(uri: str, payload: bytes) -> ManifestRef:
-    return ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest())

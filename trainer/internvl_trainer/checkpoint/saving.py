@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from internvl_trainer.checkpoint import commit, index, sharded, state, verify
 from internvl_trainer.checkpoint.components import STATE, components_in
@@ -24,9 +23,10 @@ from internvl_trainer.checkpoint.errors import (
     TransferProcessDiedError,
 )
 from internvl_trainer.checkpoint.index import PlacedObject
+from internvl_trainer.checkpoint.moving import patiently
 from internvl_trainer.checkpoint.origin import Origin
 from internvl_trainer.checkpoint.peers import Peers
-from internvl_trainer.checkpoint.prune import Pruner
+from internvl_trainer.checkpoint.prune import prune
 from internvl_trainer.checkpoint.sharded import Checkpointable
 from internvl_trainer.checkpoint.staging import Piece, Placed, Staging, lay_out
 from internvl_trainer.checkpoint.state import TrainState
@@ -37,7 +37,7 @@ from internvl_trainer.contract.attempts import NewestCheckpoint
 from internvl_trainer.contract.gate import Candidate
 from internvl_trainer.contract.job import CONFIG_FILE, JobConfig
 from internvl_trainer.contract.manifest import Manifest, ManifestRef, SaveTimes, StoredObject
-from internvl_trainer.storage import ObjectNotFoundError, ObjectStore, StoreUnavailableError
+from internvl_trainer.storage import ObjectNotFoundError, ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,6 @@ class Saver:
         self._thread = self._exit.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
         self._claim = peers.claim(scratch, "save")
         self._folder = self._claim.path
-        self._pruner = Pruner(job, store)
         self._placed: list[Placed] = []
         self._everyones: list[Placed] = []
         self._staging: Staging | None = None
@@ -112,7 +111,7 @@ class Saver:
         self._pending = self._thread.submit(self._commit, staged)
         if self._peers.is_first:
             # After it, in the same thread: nobody waits for what is removed.
-            self._pruning = self._thread.submit(self._pruner.prune)
+            self._pruning = self._thread.submit(prune, self._job, self._store)
 
     def news(self) -> list[Saved]:
         """What has been committed since this was last asked; raises what has gone wrong."""
@@ -230,13 +229,7 @@ class Saver:
 
     def _patiently[**P, T](self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Try again while the store does not answer: whatever a save asks of it may be asked twice."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(StoreUnavailableError),
-            stop=stop_after_delay(self._job.checkpoint.patience_seconds),
-            wait=wait_random_exponential(multiplier=0.5, max=30),
-            reraise=True,
-        )
-        return retrying(action, *args, **kwargs)
+        return patiently(partial(action, *args, **kwargs), time.monotonic() + self._job.checkpoint.patience_seconds)
 
     @property
     def _place(self) -> tuple[str, str, str]:

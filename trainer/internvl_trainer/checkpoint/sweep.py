@@ -20,20 +20,34 @@ def sweep(store: ObjectStore, finding: Finding) -> bool:
     if isinstance(finding, ForgottenUpload):
         store.abort_upload(finding.upload)
         return True
-    present = list(store.list(finding.folder.uri))
     if isinstance(finding, Orphans):
+        present = list(store.list(finding.folder.uri))
         # An object more, or another one: somebody saves here. And a listing may be behind, and not show a manifest.
         if not set(present) <= set(finding.objects) or _exists(store, finding.folder.manifest_uri):
             return False
         store.delete_all(info.uri for info in present)
         return True
-    manifest = finding.folder.manifest_uri
-    offers = f"{finding.folder.uri}published/"
-    if _exists(store, keys.pin_uri(manifest)) or any(info.uri.startswith(offers) for info in present):
-        return False
-    store.delete(manifest)
-    store.delete_all(info.uri for info in present if info.uri != manifest)
-    return True
+    return remove_checkpoint(store, finding.folder.manifest_uri) is not None
+
+
+def remove_checkpoint(store: ObjectStore, manifest_uri: str) -> int | None:
+    """Remove a checkpoint, its manifest first, unless somebody has pinned it or published from it meanwhile.
+
+    Returns:
+        the number of objects that went with the manifest; None where it stays.
+
+    Raises:
+        StoreError: the store did not answer. What is left then is no checkpoint any more, if anything is gone.
+    """
+    folder = keys.folder_of(manifest_uri)
+    present = [info.uri for info in store.list(folder)]
+    offers = f"{folder}published/"
+    if _exists(store, keys.pin_uri(manifest_uri)) or any(uri.startswith(offers) for uri in present):
+        return None
+    store.delete(manifest_uri)
+    objects = [uri for uri in present if uri != manifest_uri]
+    store.delete_all(objects)
+    return len(objects)
 
 
 def _exists(store: ObjectStore, uri: str) -> bool:

@@ -135,8 +135,7 @@ def commit_weights(
 def opened_weights(source: Source, store: ObjectStore, *, scratch: Path | None = None) -> Iterator[TorchDistReader]:
     """The tensors of a verified checkpoint, whatever process grid wrote it.
 
-    A shard is downloaded whole when the first tensor needs it, since its digest is of the whole, and removed after the
-    last one.
+    A shard is downloaded whole when the first tensor needs it, and removed after the last one.
 
     Args:
         source: the checkpoint.

@@ -1,7 +1,8 @@
 """The manifests: small JSON objects, written last, that make a checkpoint or a handed-on component exist."""
 
+import hashlib
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -19,6 +20,11 @@ class ManifestRef(Contract):
 
     uri: str
     sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @classmethod
+    def to(cls, uri: str, payload: bytes) -> Self:
+        """A reference to the manifest with these bytes at `uri`."""
+        return cls(uri=uri, sha256=hashlib.sha256(payload).hexdigest())
 
 
 class StoredObject(Contract):

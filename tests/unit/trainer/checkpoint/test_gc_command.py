@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,6 @@ from internvl_trainer.storage import ObjectStore, StoreUnavailableError, open_st
 from tests.unit.trainer.checkpoint.bucket import Bucket, hours
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def store() -> ObjectStore:
-    return open_store()
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Bucket:
-    return Bucket(f"file://{tmp_path}/runs", datetime.now(UTC))
 
 
 def run(*arguments: str, code: int = 0) -> Result:

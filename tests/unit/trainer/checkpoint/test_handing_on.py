@@ -1,7 +1,6 @@
 """`internvl checkpoint` ls, show, verify, publish, pin and copy, on checkpoints in a folder."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,10 @@ from internvl_trainer.contract.manifest import (
     RandomState,
     SaveTimes,
 )
-from internvl_trainer.storage import ObjectStore, StoreUnavailableError, open_store
+from internvl_trainer.storage import ObjectStore, StoreUnavailableError
 from tests.unit.trainer.checkpoint.bucket import SHARDS, Bucket
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def store() -> ObjectStore:
-    return open_store()
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Bucket:
-    return Bucket(f"file://{tmp_path}/runs", datetime.now(UTC))
 
 
 def run(*arguments: str, code: int = 0) -> Result:

@@ -1,6 +1,5 @@
 """A manifest of either kind, and what is behind it."""
 
-import hashlib
 from typing import NamedTuple
 
 from internvl_trainer.checkpoint import verify
@@ -65,5 +64,5 @@ def _offered(store: ObjectStore, uri: str, offer: ComponentManifest, checkpoint:
     if source is not None:
         expected = Expected(run_uid=source.run.uid, stage=source.stage, attempt=source.attempt, step=source.step)
     problems = gate.judge_component(payload, offer.component, expected).problems
-    ref = ManifestRef(uri=uri, sha256=hashlib.sha256(payload).hexdigest())
+    ref = ManifestRef.to(uri, payload)
     return FoundOffer(ref, offer, problems)
